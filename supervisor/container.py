@@ -1,0 +1,368 @@
+"""One container's life: CREATED -> STARTING -> RUNNING <-> PAUSED -> STOPPING -> EXITED.
+
+Changes of state are synchronous and go through `Container.change`, each an event on the bus. The end is
+complete before it is told: the console is drained first, then the exit is published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from supervisor.console import Console, ConsoleLog, ConsoleStream
+from supervisor.errors import ShimLost, SupError, WrongState
+from supervisor.launch import Launched, launch
+from supervisor.link import Process
+from supervisor.plan import Plan, compile
+from supervisor.spec import ContainerSpec
+
+if TYPE_CHECKING:
+    from supervisor.supervisor import Supervisor, Template
+
+
+class State(enum.Enum):
+    """Where a container is in its life."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    EXITED = "exited"
+
+
+_NEXT = {
+    State.CREATED: {State.STARTING, State.EXITED},
+    State.STARTING: {State.RUNNING, State.EXITED},
+    State.RUNNING: {State.PAUSED, State.STOPPING, State.EXITED},
+    State.PAUSED: {State.RUNNING, State.STOPPING, State.EXITED},
+    State.STOPPING: {State.EXITED},
+    State.EXITED: {State.STARTING},
+}
+
+
+class Container:
+    """A container of a supervisor: made by `Supervisor.launch`."""
+
+    def __init__(
+        self, sup: Supervisor, name: str, spec: ContainerSpec, *, fleet: str, index: int
+    ) -> None:
+        self._sup = sup
+        self.name = name
+        self.id = secrets.token_hex(6)
+        self.spec = spec
+        self.fleet = fleet
+        self.index = index
+        self.state = State.CREATED
+        self.status: int | None = None
+        self.error: SupError | None = None
+        self.created = time.time()
+        self.started: float | None = None
+        self.finished: float | None = None
+        self.phases: dict[str, float] = {}
+        self.remove_at_exit = False
+        self.log_directory = os.path.join(sup.paths.containers, self.id)
+        self._log = ConsoleLog(self.log_directory)
+        self.console = Console(sup.hub, self._log)
+        self._process: Process | None = None
+        self._exited = trio.Event()
+        self._queued = time.monotonic()
+
+    # -- state -------------------------------------------------------------------------------------
+
+    def change(self, state: State, **fields: object) -> None:
+        """Go to `state` and tell. Raises WrongState when that is no way of a container's life."""
+        if state not in _NEXT[self.state]:
+            raise WrongState(f"{self.name} is {self.state.value}, it cannot become {state.value}")
+        self.state = state
+        self._sup.events.publish(state.value, name=self.name, id=self.id, **fields)
+        self._sup.changed(self)
+
+    @property
+    def running(self) -> bool:
+        return self.state in (State.RUNNING, State.PAUSED, State.STOPPING)
+
+    @property
+    def pid(self) -> int:
+        """PID 1 of the container as the host sees it; 0 when there is none."""
+        return self._process.pid if self._process is not None and self.running else 0
+
+    def summary(self) -> dict[str, Any]:
+        """What `ps` shows."""
+        return {
+            "name": self.name,
+            "id": self.id,
+            "fleet": self.fleet,
+            "index": self.index,
+            "state": self.state.value,
+            "status": self.status,
+            "pid": self.pid,
+            "command": list(self.spec.command),
+            "tty": self.spec.tty,
+            "labels": dict(self.spec.labels),
+            "created": self.created,
+            "started": self.started,
+            "finished": self.finished,
+            "phases": self.phases,
+            "error": self.error.to_wire() if self.error is not None else None,
+        }
+
+    def inspect(self) -> dict[str, Any]:
+        """All there is to know."""
+        return {
+            **self.summary(),
+            "spec": self.spec.to_mapping(),
+            "log": self.log_directory,
+            "viewers": self.console.viewers,
+            "bytes_in": self.console.bytes_in,
+            "bytes_out": self.console.bytes_out,
+        }
+
+    # -- launch ------------------------------------------------------------------------------------
+
+    async def start(self, plan: Plan, template: Template | None = None) -> None:
+        """Launch it; an error is kept in `.error` and the state becomes EXITED."""
+        self.change(State.STARTING)
+        try:
+            launched = await self._launch(plan, template)
+        except SupError as error:
+            self._fail(error)
+        except OSError as error:
+            self._fail(SupError(f"{self.name} cannot be started: {error}"))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                self._fail(SupError(f"the launch of {self.name} was cancelled"))
+            raise
+        else:
+            self._run(launched)
+
+    async def _launch(self, plan: Plan, template: Template | None) -> Launched:
+        values = self._values()
+        if template is not None:
+            message, send = {"values": values}, template.send
+        else:
+            message = {"op": "spawn", "values": values, **plan.request()}
+            send = self._sup.link.send
+        return await launch(
+            self._sup.link,
+            self.id,
+            message,
+            send,
+            tty=self.spec.tty,
+            stdin=self.spec.stdin,
+            queued=self._queued,
+        )
+
+    def _values(self) -> dict[str, str]:
+        hostname = (self.spec.hostname or self.name[:64]).replace("{n}", str(self.index or ""))
+        hosts = f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost\n"
+        values = {"hostname": hostname, "hostname_file": hostname + "\n", "hosts_file": hosts}
+        if self.spec.rootfs.path:
+            values.update(self._layer(values))
+        return values
+
+    def _layer(self, values: dict[str, str]) -> dict[str, str]:
+        """Directories of the overlay above a rootfs, and the files that are bound over its own."""
+        upper, work = (os.path.join(self.log_directory, name) for name in ("upper", "work"))
+        for path in (upper, work):
+            os.makedirs(path, 0o755, exist_ok=True)
+        files = {}
+        for name in ("hostname", "hosts"):
+            files[name] = os.path.join(self.log_directory, name)
+            with open(files[name], "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(values[f"{name}_file"])
+            os.chmod(files[name], 0o644)
+        files["resolv.conf"] = os.path.join(self._sup.paths.skeleton, "etc/resolv.conf")
+        options = [f"lowerdir={self.spec.rootfs.path}", f"upperdir={upper}", f"workdir={work}"]
+        if os.geteuid() != 0:
+            options.append("userxattr")
+        return {**files, "overlay": ",".join(options)}
+
+    def _run(self, launched: Launched) -> None:
+        self._process, self.phases = launched.process, launched.phases
+        self.started, self.finished, self.status, self.error = time.time(), None, None, None
+        connect(self.console, launched)
+        self.change(State.RUNNING, pid=launched.process.pid)
+        self._sup.nursery.start_soon(self._watch, launched.process)
+        if self.spec.timeout is not None:
+            self._sup.nursery.start_soon(self._time_out, launched.process, self.spec.timeout)
+
+    def _fail(self, error: SupError) -> None:
+        self.error = error
+        self._exit(error.exit_code)
+
+    async def _watch(self, process: Process) -> None:
+        await process.ended.wait()
+        self.console.finish()
+        assert process.status is not None
+        if process.lost:
+            self.error = ShimLost("the shim is gone, and the container with it")
+        self._exit(process.status)
+        if self.remove_at_exit:
+            await self.remove()
+
+    def _exit(self, status: int) -> None:
+        self.status, self.finished = status, time.time()
+        self.console.finish()
+        self._log.close()
+        self.change(State.EXITED, status=status)
+        self._exited.set()
+
+    async def _time_out(self, process: Process, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await process.ended.wait()
+        if not process.ended.is_set() and self.running:
+            self._sup.events.publish("timeout", name=self.name, id=self.id)
+            await self.stop()
+
+    # -- living with it ----------------------------------------------------------------------------
+
+    async def wait(self) -> int:
+        """Wait for the exit, and all output before it; returns the exit status."""
+        await self._exited.wait()
+        assert self.status is not None
+        return self.status
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Send a signal to the workload (SIGKILL: to all). Raises WrongState if it has ended."""
+        if self._process is None or not self.running:
+            raise WrongState(f"{self.name} is not running")
+        with contextlib.suppress(ProcessLookupError):
+            self._process.signal(signum)
+
+    async def stop(self, timeout: float | None = None, signal_: int | None = None) -> None:
+        """The stop signal, then SIGKILL after `timeout` seconds. Nothing to do if it has ended."""
+        if not self.running:
+            return
+        if self.state is not State.STOPPING:
+            self.change(State.STOPPING)
+        self.kill(signal_ or self.spec.effective_stop_signal)
+        with trio.move_on_after(self.spec.stop_timeout if timeout is None else timeout):
+            await self._exited.wait()
+            return
+        if self.running:
+            self.kill(signal.SIGKILL)
+        await self._exited.wait()
+
+    async def restart(self) -> None:
+        """Stop it, and start it again under the same name, with the same layer and log."""
+        await self.stop()
+        self._exited, self._queued = trio.Event(), time.monotonic()
+        await self.start(compile(self.spec, self._sup.host))
+        if self.error is not None:
+            raise self.error
+
+    async def remove(self, force: bool = False) -> None:
+        """Forget it, its log and its layer. Raises WrongState while it runs, unless `force`."""
+        if self.running or self.state is State.STARTING:
+            if not force:
+                raise WrongState(f"{self.name} is {self.state.value}", remedy="stop it, or use -f")
+            await self.stop(timeout=0)
+        if not self._sup.forget(self):
+            return
+        self._log.close()
+        with trio.CancelScope(shield=True):
+            if os.path.isdir(self.log_directory):
+                await trio.to_thread.run_sync(_remove_tree, self.log_directory)
+        self._sup.events.publish("removed", name=self.name, id=self.id)
+
+    def attach(self) -> ConsoleStream:
+        """Its console as a trio stream."""
+        return ConsoleStream(self.console)
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        env: Sequence[tuple[str, str]] = (),
+        workdir: str = "",
+        user: str = "",
+    ) -> Exec:
+        """Run one more command in its namespaces. Raises StepFailed and its kinds, WrongState."""
+        if self.state is not State.RUNNING or self._process is None:
+            raise WrongState(f"{self.name} is not running", remedy="start it first")
+        spec = attrs.evolve(
+            self.spec,
+            command=tuple(argv),
+            tty=tty,
+            stdin=stdin,
+            env=(*self.spec.env, *env),
+            workdir=workdir or self.spec.workdir,
+            user=user or self.spec.user,
+            init=False,
+        )
+        plan = compile(spec, self._sup.host)
+        name = secrets.token_hex(6)
+        pidfd = os.dup(self._process.pidfd)
+        try:
+            launched = await launch(
+                self._sup.link,
+                name,
+                plan.joining(),
+                self._sup.link.send,
+                tty=tty,
+                stdin=stdin,
+                queued=time.monotonic(),
+                extra=(pidfd,),
+            )
+        finally:
+            os.close(pidfd)
+        return Exec(self, name, launched)
+
+
+class Exec:
+    """A command that was added to a running container."""
+
+    def __init__(self, container: Container, name: str, launched: Launched) -> None:
+        self.container = container
+        self.id = name
+        self._process = launched.process
+        self._finished = trio.Event()
+        self.console = Console(container._sup.hub, None)
+        connect(self.console, launched)
+        container._sup.nursery.start_soon(self._watch)
+
+    async def _watch(self) -> None:
+        await self._process.ended.wait()
+        self.console.finish()
+        self._finished.set()
+
+    async def wait(self) -> int:
+        """Wait for its end and all its output; returns the exit status."""
+        await self._finished.wait()
+        assert self._process.status is not None
+        return self._process.status
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Send it a signal; nothing to do if it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.signal(signum)
+
+
+def connect(console: Console, launched: Launched) -> None:
+    """Hand a launched process's streams to its console."""
+    streams = launched.stdio
+    if streams.master >= 0:
+        console.connect_tty(streams.master)
+    else:
+        stdin = streams.stdin if streams.stdin >= 0 else None
+        console.connect_pipes(stdin, streams.stdout, streams.stderr)
+
+
+def _remove_tree(path: str) -> None:
+    """Overlay leaves a work directory of mode 000 behind."""
+    with contextlib.suppress(OSError):
+        os.chmod(os.path.join(path, "work", "work"), 0o700)
+    shutil.rmtree(path, ignore_errors=True)

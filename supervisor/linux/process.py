@@ -1,0 +1,55 @@
+"""prctl(2), close_range(2), waitid(2): what a process says about itself and its children.
+
+Facts:
+* PR_SET_PDEATHSIG is cleared by execve of a set-id file and by a change of uid: set it last.
+* waitid by pidfd costs the same however many children there are; P_ALL walks them all.
+* Children with exit signal 0 are seen with __WALL only; an orphan that a subreaper adopts gets
+  SIGCHLD as its exit signal.
+"""
+
+from __future__ import annotations
+
+import os
+
+from supervisor.linux.libc import prctl, syscall
+
+WALL = 0x40000000
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+CLOSE_RANGE_CLOEXEC = 4
+_SYS_CLOSE_RANGE = 436
+
+
+def set_name(name: bytes) -> None:
+    """The name that ps shows in brackets or as comm (15 bytes)."""
+    import ctypes
+
+    buffer = ctypes.create_string_buffer(name[:15])
+    prctl(PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def set_death_signal(signum: int) -> None:
+    """Have the kernel send `signum` when the parent dies."""
+    prctl(PR_SET_PDEATHSIG, signum)
+
+
+def become_subreaper() -> None:
+    """Adopt every orphan below this process, instead of init."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def close_from(first: int, *, on_exec: bool = False) -> None:
+    """Close every descriptor from `first` on, now or at the next execve."""
+    syscall(_SYS_CLOSE_RANGE, first, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC if on_exec else 0)
+
+
+def reap(pidfd: int) -> int | None:
+    """The exit status of a child by its pidfd (128+n for signal n), None while it runs."""
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | WALL)
+    if result is None:
+        return None
+    if result.si_code == os.CLD_EXITED:
+        return result.si_status
+    return 128 + result.si_status

@@ -1,0 +1,218 @@
+"""The root of the tree: one thread, one epoll; clones what it is asked to, reaps, reports.
+
+Requests come over one message socket, the control socket, from the supervisor:
+`spawn`, `template`, `exec`; each carries descriptors, the first of them the report socket of what is
+to be made. The shim answers with `spawned` (with a pidfd) and, once reaped, `exited`. When the control
+socket closes, every container is killed and reaped, and the shim ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from supervisor.linux import clone, process
+from supervisor.shim import child, protocol
+
+Request = dict[str, Any]
+
+
+class Shim:
+    """All of the shim's state: who lives, by pidfd."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.births, self.announce = protocol.pair()
+        self.births.setblocking(False)
+        self.living: dict[int, tuple[str, int]] = {}  # pidfd -> (id, pid); id "" for helpers
+        self.helpers = 0
+        self.epoll = select.epoll()
+        self.epoll.register(control, select.EPOLLIN)
+        self.epoll.register(self.births, select.EPOLLIN)
+        self.pids: dict[int, int] = {}  # pid -> pidfd
+        self.wakeup, self.alarm = socket.socketpair()
+        self.wakeup.setblocking(False)
+        self.alarm.setblocking(False)
+        self.epoll.register(self.wakeup, select.EPOLLIN)
+        signal.set_wakeup_fd(self.alarm.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+
+    def run(self) -> None:
+        """Serve until the control socket closes, then kill and reap everything."""
+        while True:
+            # Births first: a child must be known before its death is looked at.
+            events = [fd for fd, _ in self.epoll.poll()]
+            if self.births.fileno() in events:
+                self.register_births()
+            for fd in events:
+                if fd in self.living:
+                    self.reap(fd)
+            if self.wakeup.fileno() in events:
+                self.wakeup.recv(4096)
+            self.reap_orphans()
+            if self.control.fileno() in events and not self.serve():
+                break
+        self.end()
+
+    def serve(self) -> bool:
+        """One request; False when the supervisor has gone."""
+        try:
+            received = protocol.receive(self.control)
+        except ConnectionResetError:
+            return False
+        if received is None:
+            return False
+        request, fds = received
+        try:
+            self.make(request, fds)
+        except OSError as error:
+            self.refuse(fds[0], error)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def refuse(self, report_fd: int, error: OSError) -> None:
+        message = {"failed": -1, "step": ["clone3"], "errno": error.errno or errno.EIO}
+        with socket.socket(fileno=os.dup(report_fd)) as report:
+            protocol.send(report, message)
+
+    def make(self, request: Request, fds: list[int]) -> None:
+        """Clone what `request` describes. Raises OSError."""
+        kind = request["op"]
+        pid, pidfd = clone.clone3(request["flags"] if kind != "exec" else 0)
+        if pid == 0:
+            self.forget_in_child(fds)
+            if kind == "spawn":
+                self.announce.close()
+                child.become_container(request, fds[0], fds[1:])
+            elif kind == "exec":
+                child.become_joiner(request, fds[0], fds[1:], self.announce)
+            else:
+                template = {**request, "flags": request["replica_flags"]}
+                requests = socket.socket(fileno=fds[1])
+                child.become_template(template, fds[0], requests, self.announce)
+        self.add(pidfd, request["id"] if kind == "spawn" else "", pid)
+
+    def forget_in_child(self, keep: list[int]) -> None:
+        """In a clone: nothing of the shim's but the request's descriptors stays open."""
+        self.epoll.close()
+        self.control.close()
+        self.births.close()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.wakeup.close()
+        self.alarm.close()
+        for pidfd in self.living:
+            os.close(pidfd)
+
+    def add(self, pidfd: int, name: str, pid: int) -> None:
+        self.living[pidfd] = name, pid
+        self.helpers += not name
+        self.pids[pid] = pidfd
+        if name:
+            self.tell({"event": "spawned", "id": name, "pid": pid}, (pidfd,))
+        self.epoll.register(pidfd, select.EPOLLIN)
+
+    def register_births(self) -> None:
+        """What templates and joiners cloned on the shim's behalf."""
+        while True:
+            try:
+                received = protocol.receive(self.births)
+            except BlockingIOError:
+                return
+            if received is not None:
+                message, fds = received
+                self.add(fds[0], message["id"], message["pid"])
+
+    def reap(self, pidfd: int) -> None:
+        status = process.reap(pidfd)
+        if status is None:
+            return
+        name, pid = self.living.pop(pidfd)
+        del self.pids[pid]
+        self.helpers -= not name
+        self.epoll.unregister(pidfd)
+        os.close(pidfd)
+        if name:
+            self.tell({"event": "exited", "id": name, "status": status})
+
+    def reap_orphans(self) -> None:
+        """What the subreaper adopted. Its own children show up here too (execve gives them SIGCHLD
+        as their exit signal): those are left to their pidfds, and so is a child that a helper has
+        cloned but not yet announced."""
+        while not self.helpers:
+            try:
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if dead is None or dead.si_pid in self.pids:
+                return
+            os.waitpid(dead.si_pid, 0)
+
+    def tell(self, message: Request, fds: tuple[int, ...] = ()) -> None:
+        try:
+            protocol.send(self.control, message, fds)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the next receive says so, and ends the loop
+
+    def end(self) -> None:
+        """Kill every child and wait for it; orphans that fell to the subreaper too."""
+        for pidfd in self.living:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for pidfd in list(self.living):
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | process.WALL)
+
+
+def start_supervisor() -> socket.socket:
+    """Start the supervisor's process with its end of the control socket; returns the shim's."""
+    ours, theirs = protocol.pair()
+    theirs.set_inheritable(True)
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    program = (
+        f"import sys; sys.path.insert(0, {root!r}); from supervisor.daemon import main; "
+        "raise SystemExit(main())"
+    )
+    env = {**os.environ, "SUP_SHIM_FD": str(theirs.fileno())}
+    if "SUP_READY_FD" in env:
+        os.set_inheritable(int(env["SUP_READY_FD"]), True)
+    os.posix_spawn(sys.executable, [sys.executable, "-P", "-c", program], env)
+    theirs.close()
+    if "SUP_READY_FD" in env:
+        os.close(int(env["SUP_READY_FD"]))
+    return ours
+
+
+def raise_open_files() -> None:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main() -> int:
+    """The shim's process: with SUP_CONTROL_FD it serves whoever started it, else it starts the
+    supervisor."""
+    process.set_name(b"sup-shim")
+    process.become_subreaper()
+    raise_open_files()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    inherited = os.environ.get("SUP_CONTROL_FD")
+    control = socket.socket(fileno=int(inherited)) if inherited else start_supervisor()
+    os.set_inheritable(control.fileno(), False)
+    # A collection in a child would copy every page that it walks.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    Shim(control).run()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,318 @@
+"""The public trio API: `open_supervisor()`, `launch`, and everything that decides.
+
+    async with open_supervisor() as sup:
+        [web] = await sup.launch(ContainerSpec(command=("sh", "-c", "echo hi")), name="web")
+        status = await web.wait()
+
+Embedded in a program of one's own it starts its own shim, and takes it down at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+import trio
+
+from supervisor import __version__, limits
+from supervisor.bus import Bus
+from supervisor.console import ConsoleHub
+from supervisor.container import Container, State
+from supervisor.errors import LimitReached
+from supervisor.fleet import Registry
+from supervisor.fleetfile import FleetEntry
+from supervisor.host import HostFacts, build_skeleton, gather
+from supervisor.launch import failure
+from supervisor.link import Link, receive, send
+from supervisor.paths import Paths
+from supervisor.plan import Plan, compile
+from supervisor.shim import protocol
+from supervisor.spec import ContainerSpec
+
+_IN_FLIGHT = 64
+_TEMPLATE_FROM = 3  # below, a template's own fork costs more than it saves
+
+OnChange = Callable[[Container], None]
+
+
+class Template:
+    """A process that holds what the replicas of a fleet share, and clones them."""
+
+    def __init__(self, requests: socket.socket) -> None:
+        self._requests = requests
+        self._sending = trio.Lock()
+
+    async def send(self, message: dict[str, object], fds: tuple[int, ...]) -> None:
+        """Ask for one replica."""
+        async with self._sending:
+            await send(self._requests, message, fds)
+
+
+class Supervisor:
+    """All containers of one root. Made by `open_supervisor`."""
+
+    def __init__(self, paths: Paths, link: Link, host: HostFacts, nursery: trio.Nursery) -> None:
+        self.paths = paths
+        self.link = link
+        self.host = host
+        self.nursery = nursery
+        self.hub = ConsoleHub()
+        self.events = Bus()
+        self.stopping = trio.Event()
+        self._registry = Registry()
+        self._listeners: list[OnChange] = []
+        self.shim_pid = 0
+
+    @property
+    def containers(self) -> dict[str, Container]:
+        """Every container by its name."""
+        return self._registry.containers
+
+    def select(self, patterns: Sequence[str], *, all: bool = True) -> list[Container]:
+        """Containers by names, prefixes, ids and patterns; without `all` only those that run.
+
+        Raises NotFound, Ambiguous."""
+        return [c for c in self._registry.select(patterns) if all or c.running]
+
+    def replicas(self, fleet: str) -> list[Container]:
+        """The containers of a fleet, by number; none where there is no such fleet."""
+        return self._registry.replicas(fleet)
+
+    def changed(self, container: Container) -> None:
+        """Tell whoever launched it of a change of state."""
+        for listener in self._listeners:
+            listener(container)
+
+    def forget(self, container: Container) -> bool:
+        """Take a container out of the registry."""
+        return self._registry.forget(container)
+
+    # -- launching ---------------------------------------------------------------------------------
+
+    async def launch(
+        self,
+        spec: ContainerSpec,
+        n: int | None = None,
+        *,
+        name: str | None = None,
+        scale: bool = False,
+        on_change: OnChange | None = None,
+        remove: bool = False,
+    ) -> list[Container]:
+        """Launch one container (`n` None) or `n` replicas, all in flight at once.
+
+        Raises SupError before the first clone; after it each failure is in its `Container.error`."""
+        plan = compile(spec, self.host)
+        if scale and n is not None:
+            await self._shrink(name or "sup", n)
+
+        def make(each: str, fleet: str, index: int) -> Container:
+            return Container(self, each, spec, fleet=fleet if index else "", index=index)
+
+        containers = self._registry.reserve(name, n, make, scale=scale)
+        try:
+            self._check_limits(len(containers), spec)
+        except BaseException:
+            for container in containers:
+                self.forget(container)
+            raise
+        for container in containers:
+            container.remove_at_exit = remove
+        with self._listening(containers, on_change):
+            await self._start(containers, plan)
+        return containers
+
+    async def launch_file(
+        self, entries: Sequence[FleetEntry], on_change: OnChange | None = None
+    ) -> list[Container]:
+        """Launch the tables of a fleet file in their order; a failed one stops those after it."""
+        launched: list[Container] = []
+        for entry in entries:
+            made = await self.launch(
+                entry.spec, entry.replicas, name=entry.name, on_change=on_change
+            )
+            launched += made
+            if any(container.error is not None for container in made):
+                break
+        return launched
+
+    async def _shrink(self, fleet: str, n: int) -> None:
+        async with trio.open_nursery() as nursery:
+            for container in self.replicas(fleet):
+                if container.index > n:
+                    nursery.start_soon(container.remove, True)
+
+    def _check_limits(self, n: int, spec: ContainerSpec) -> None:
+        namespaces = {"mnt", "uts", "ipc", "net", "pid", "cgroup"} - spec.share | spec.unshare
+        if not self.host.root:
+            namespaces |= {"user"}
+        needs = limits.check(n, tty=spec.tty, namespaces=namespaces)
+        if needs:
+            shown = "; ".join(f"{x.name}: {x.needed} needed, {x.free} free" for x in needs)
+            raise LimitReached(f"this host cannot hold {n} more containers ({shown})",
+                               remedy="; ".join(need.remedy for need in needs))
+
+    @contextlib.contextmanager
+    def _listening(self, containers: list[Container], listener: OnChange | None) -> Iterator[None]:
+        if listener is None:
+            yield
+            return
+        mine = {container.id for container in containers}
+
+        def relay(container: Container) -> None:
+            if container.id in mine:
+                listener(container)
+
+        self._listeners.append(relay)
+        try:
+            yield
+        finally:
+            self._listeners.remove(relay)
+
+    async def _start(self, containers: list[Container], plan: Plan) -> None:
+        waiting = iter(containers)
+
+        async def worker(template: Template | None) -> None:
+            for container in waiting:
+                await container.start(plan, template)
+
+        try:
+            async with self._template(plan, len(containers)) as template:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(min(_IN_FLIGHT, len(containers))):
+                        nursery.start_soon(worker, template)
+        except BaseException:
+            for container in containers:
+                if container.state is State.CREATED:
+                    self.forget(container)
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _template(self, plan: Plan, n: int) -> AsyncIterator[Template | None]:
+        """A template for a fleet, for as long as it is launched; None for a few containers."""
+        if n < _TEMPLATE_FROM or not plan.shared or not plan.pivots_shared:
+            yield None
+            return
+        requests, theirs = protocol.pair()
+        report, their_report = protocol.pair()
+        with requests, report:
+            requests.setblocking(False)
+            report.setblocking(False)
+            message = {"op": "template", "id": "", **plan.template()}
+            try:
+                await self.link.send(message, (their_report.fileno(), theirs.fileno()))
+            finally:
+                theirs.close()
+                their_report.close()
+            failed = await receive(report)
+            if failed is not None:
+                raise failure(failed[0])
+            yield Template(requests)
+
+    # -- the whole ---------------------------------------------------------------------------------
+
+    def info(self) -> dict[str, object]:
+        """Pids, versions, paths and counts."""
+        states = [container.state.value for container in self.containers.values()]
+        return {
+            "version": __version__,
+            "supervisor_pid": os.getpid(),
+            "shim_pid": self.shim_pid,
+            "python": platform.python_version(),
+            "kernel": os.uname().release,
+            "trio": trio.__version__,
+            "run": self.paths.run,
+            "state": self.paths.state,
+            "socket": self.paths.socket,
+            "log": self.paths.log,
+            "containers": {state: states.count(state) for state in sorted(set(states))},
+        }
+
+    async def down(self, containers: Sequence[Container] | None = None) -> None:
+        """Stop and remove containers; None means all."""
+        chosen = list(self.containers.values()) if containers is None else containers
+        async with trio.open_nursery() as nursery:
+            for container in chosen:
+                nursery.start_soon(_end, container)
+
+    def shutdown(self) -> None:
+        """Ask whoever serves this supervisor to end."""
+        self.stopping.set()
+
+
+async def _end(container: Container) -> None:
+    await container.stop()
+    await container.remove(force=True)
+
+
+def start_shim() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A shim of one's own, on the other end of the socket that is returned."""
+    ours, theirs = protocol.pair()
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    program = f"import sys; sys.path.insert(0, {root!r}); from supervisor.shim.server import main; main()"
+    fd = theirs.fileno()
+    env = {**os.environ, "SUP_CONTROL_FD": str(fd)}
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", program],
+            env=env,
+            pass_fds=(fd,),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    return process, ours
+
+
+@contextlib.asynccontextmanager
+async def open_supervisor(
+    paths: Paths | str | None = None, *, shim_fd: int = -1
+) -> AsyncIterator[Supervisor]:
+    """A supervisor, with a shim of its own unless `shim_fd` is the socket to one.
+
+    `paths` is a root directory; without it an embedded supervisor has a temporary one. At the end every
+    container is killed and nothing is left."""
+    with contextlib.ExitStack() as stack:
+        if paths is None:
+            paths = tempfile.mkdtemp(prefix="sup-")
+            stack.callback(shutil.rmtree, paths, ignore_errors=True)
+        places = paths if isinstance(paths, Paths) else Paths.find(paths)
+        places.make()
+        shutil.rmtree(places.containers, ignore_errors=True)
+        build_skeleton(places)
+        stack.callback(shutil.rmtree, places.skeleton, ignore_errors=True)
+        stack.callback(shutil.rmtree, places.stage, ignore_errors=True)
+        if shim_fd >= 0:
+            control, shim_pid = socket.socket(fileno=shim_fd), os.getppid()
+        else:
+            shim, control = start_shim()
+            shim_pid = shim.pid
+            stack.callback(shim.wait)
+        stack.callback(control.close)
+        async with trio.open_nursery() as nursery:
+            sup = Supervisor(places, Link(control), gather(places), nursery)
+            sup.shim_pid = shim_pid
+            stack.callback(sup.hub.close)
+            await nursery.start(sup.link.run)
+            await nursery.start(sup.hub.run)
+            try:
+                yield sup
+            finally:
+                with trio.CancelScope(shield=True):
+                    await _close(sup)
+                nursery.cancel_scope.cancel()
+
+
+async def _close(sup: Supervisor) -> None:
+    with trio.move_on_after(10):
+        async with trio.open_nursery() as nursery:
+            for container in list(sup.containers.values()):
+                nursery.start_soon(container.remove, True)
+
+
