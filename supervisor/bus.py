@@ -35,9 +35,7 @@ class Bus:
         self._news.set()
         self._news = trio.Event()
 
-    async def subscribe(
-        self, since: int | None = None, *, follow: bool = True
-    ) -> AsyncIterator[Event]:
+    async def subscribe(self, since: int | None = None, *, follow: bool = True) -> AsyncIterator[Event]:
         """Events after number `since` (None: from now on), then new ones as long as `follow`."""
         seen = self._last if since is None else since
         while True:

@@ -118,7 +118,7 @@ def lost(paths: Paths) -> SupError:
     """The connection ended in the middle of something."""
     return SupError(
         "the connection to the supervisor was lost",
-        remedy=f"see `sup info`, and {ascii(paths.log)}",
+        remedy=f"see `sup info`, and {paths.log!a}",
     )
 
 

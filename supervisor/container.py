@@ -11,9 +11,9 @@ import enum
 import os
 import secrets
 import shutil
-import signal
 import time
 from collections.abc import Sequence
+from signal import SIGKILL
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -140,8 +140,7 @@ class Container:
         except OSError as error:
             self._fail(SupError(f"{self.name} cannot be started: {error}"))
         except BaseException:
-            with trio.CancelScope(shield=True):
-                self._fail(SupError(f"the launch of {self.name} was cancelled"))
+            self._fail(SupError(f"the launch of {self.name} was cancelled"))
             raise
         else:
             self._run(launched)
@@ -149,7 +148,8 @@ class Container:
     async def _launch(self, plan: Plan, template: Template | None) -> Launched:
         values = self._values()
         if template is not None:
-            message, send = {"values": values}, template.send
+            message: dict[str, Any] = {"values": values}
+            send = template.send
         else:
             message = {"op": "spawn", "values": values, **plan.request()}
             send = self._sup.link.send
@@ -233,25 +233,25 @@ class Container:
         assert self.status is not None
         return self.status
 
-    def kill(self, signum: int = signal.SIGKILL) -> None:
+    def kill(self, signum: int = SIGKILL) -> None:
         """Send a signal to the workload (SIGKILL: to all). Raises WrongState if it has ended."""
         if self._process is None or not self.running:
             raise WrongState(f"{self.name} is not running")
         with contextlib.suppress(ProcessLookupError):
             self._process.signal(signum)
 
-    async def stop(self, timeout: float | None = None, signal_: int | None = None) -> None:
+    async def stop(self, timeout: float | None = None, signal: int | None = None) -> None:
         """The stop signal, then SIGKILL after `timeout` seconds. Nothing to do if it has ended."""
         if not self.running:
             return
         if self.state is not State.STOPPING:
             self.change(State.STOPPING)
-        self.kill(signal_ or self.spec.effective_stop_signal)
+        self.kill(signal or self.spec.effective_stop_signal)
         with trio.move_on_after(self.spec.stop_timeout if timeout is None else timeout):
             await self._exited.wait()
             return
         if self.running:
-            self.kill(signal.SIGKILL)
+            self.kill(SIGKILL)
         await self._exited.wait()
 
     async def restart(self) -> None:
@@ -286,19 +286,20 @@ class Container:
         *,
         tty: bool = False,
         stdin: bool = False,
-        env: Sequence[tuple[str, str]] = (),
+        env: Sequence[str] | Sequence[tuple[str, str]] = (),
         workdir: str = "",
         user: str = "",
     ) -> Exec:
         """Run one more command in its namespaces. Raises StepFailed and its kinds, WrongState."""
         if self.state is not State.RUNNING or self._process is None:
             raise WrongState(f"{self.name} is not running", remedy="start it first")
+        added = ContainerSpec.from_mapping({"env": env})
         spec = attrs.evolve(
             self.spec,
             command=tuple(argv),
             tty=tty,
             stdin=stdin,
-            env=(*self.spec.env, *env),
+            env=(*self.spec.env, *added.env),
             workdir=workdir or self.spec.workdir,
             user=user or self.spec.user,
             init=False,
@@ -345,7 +346,7 @@ class Exec:
         assert self._process.status is not None
         return self._process.status
 
-    def kill(self, signum: int = signal.SIGKILL) -> None:
+    def kill(self, signum: int = SIGKILL) -> None:
         """Send it a signal; nothing to do if it has ended."""
         with contextlib.suppress(ProcessLookupError):
             self._process.signal(signum)

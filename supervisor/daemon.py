@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
@@ -45,10 +46,8 @@ async def _run(paths: Paths, shim_fd: int, ready: Ready) -> None:
 
 def _raise_nofile() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
+    with contextlib.suppress(OSError, ValueError):  # the preflight check says what the limit allows
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):
-        pass  # the preflight check says what the limit allows
 
 
 def _descriptor(name: str) -> int:

@@ -108,6 +108,7 @@ def attempts(tried: Mapping[str, str], *, root: bool) -> list[Finding]:
     """Findings of the trial process: a name to "" for success, or to the reason of the failure."""
     failed = {name: why for name, why in tried.items() if why}
     found = ", ".join(f"{name}: {why}" for name, why in failed.items() if name != "overlayfs")
+    lacking = tried.get("overlayfs", "could not be tried")
     remedy = "run sup with CAP_SYS_ADMIN" if root else _USER_NAMESPACE_REMEDY
     namespaces = _finding(
         "namespaces",
@@ -118,8 +119,8 @@ def attempts(tried: Mapping[str, str], *, root: bool) -> list[Finding]:
     )
     overlay = _finding(
         "overlayfs",
-        "overlayfs" not in failed,
-        failed.get("overlayfs") or "present",
+        not lacking,
+        lacking or "present",
         "a rootfs cannot be shared by containers that write to it",
         "load the module overlay" if root else "use Linux 5.11 or newer with the module overlay",
     )
@@ -141,9 +142,7 @@ def terminals(proc: str) -> Finding:
     free = max(0, top - reserve - used)
     found = f"{free} free of {top}, {reserve} of them reserved for the host"
     remedy = f"sysctl -w kernel.pty.max={top + 4096}"
-    return _finding(
-        "terminals", free >= 256, found, f"at most {free} containers with a tty", remedy
-    )
+    return _finding("terminals", free >= 256, found, f"at most {free} containers with a tty", remedy)
 
 
 def open_files(hard: int) -> Finding:

@@ -104,9 +104,7 @@ async def launch(
                 raise LaunchTimeout(f"{escape(name)} did not start within {DEADLINE:.0f} s") from None
             raise
         on_failure.pop_all()
-    return Launched(
-        process, attrs.evolve(pipes, master=master), _phases(queued, asked, times)
-    )
+    return Launched(process, attrs.evolve(pipes, master=master), _phases(queued, asked, times))
 
 
 def _pipes(*, tty: bool, stdin: bool) -> tuple[Stdio, list[int]]:

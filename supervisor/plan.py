@@ -323,7 +323,10 @@ class _Builder:
             steps += [("make_target", f"/{name}", "")]
         steps += self.dev_below()
         for name in ("hostname", "hosts", "resolv.conf"):
-            steps += [("open_tree", "tree", Var(name), 0, 0), ("move_mount", "tree", f"/etc/{name}")]
+            steps += [
+                ("open_tree", "tree", Var(name), 0, 0),
+                ("move_mount", "tree", f"/etc/{name}"),
+            ]
         for number, volume in enumerate(self.spec.volumes):
             name = f"volume{number}"
             steps += [("open_tree", name, volume.source, self.attributes(volume), 1)]

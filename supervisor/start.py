@@ -61,7 +61,7 @@ def _take_lock(path: str) -> int:
     try:
         fd = os.open(path, flags, 0o600)
     except OSError as error:
-        raise SupError(f"cannot open the lock {ascii(path)}: {error.strerror}") from None
+        raise SupError(f"cannot open the lock {path!a}: {error.strerror}") from None
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,7 +70,7 @@ def _take_lock(path: str) -> int:
             if time.monotonic() > deadline:
                 os.close(fd)
                 raise SupError(
-                    f"another command holds the lock {ascii(path)} for too long",
+                    f"another command holds the lock {path!a} for too long",
                     remedy="see which with `fuser`, end it, then repeat",
                 ) from None
             time.sleep(0.005)
@@ -143,7 +143,7 @@ def _said(ready: int) -> bytes:
 def _failure(paths: Paths, said: bytes) -> SupError:
     why = said or _last_line(paths.log) or b"it ended without a word"
     shown = " ".join(why.decode(errors="replace").split())[:400]
-    return SupError(f"the supervisor did not start: {shown}", remedy=f"see {ascii(paths.log)}")
+    return SupError(f"the supervisor did not start: {shown}", remedy=f"see {paths.log!a}")
 
 
 def _last_line(path: str) -> bytes:

@@ -65,7 +65,7 @@ class Supervisor:
         self.nursery = nursery
         self.hub = ConsoleHub()
         self.events = Bus()
-        self.stopping = trio.Event()
+        self._stopping = trio.Event()
         self._registry = Registry()
         self._listeners: list[OnChange] = []
         self.shim_pid = 0
@@ -135,9 +135,7 @@ class Supervisor:
         """Launch the tables of a fleet file in their order; a failed one stops those after it."""
         launched: list[Container] = []
         for entry in entries:
-            made = await self.launch(
-                entry.spec, entry.replicas, name=entry.name, on_change=on_change
-            )
+            made = await self.launch(entry.spec, entry.replicas, name=entry.name, on_change=on_change)
             launched += made
             if any(container.error is not None for container in made):
                 break
@@ -156,8 +154,10 @@ class Supervisor:
         needs = limits.check(n, tty=spec.tty, namespaces=namespaces)
         if needs:
             shown = "; ".join(f"{x.name}: {x.needed} needed, {x.free} free" for x in needs)
-            raise LimitReached(f"this host cannot hold {n} more containers ({shown})",
-                               remedy="; ".join(need.remedy for need in needs))
+            raise LimitReached(
+                f"this host cannot hold {n} more containers ({shown})",
+                remedy="; ".join(need.remedy for need in needs),
+            )
 
     @contextlib.contextmanager
     def _listening(self, containers: list[Container], listener: OnChange | None) -> Iterator[None]:
@@ -184,10 +184,12 @@ class Supervisor:
                 await container.start(plan, template)
 
         try:
-            async with self._template(plan, len(containers)) as template:
-                async with trio.open_nursery() as nursery:
-                    for _ in range(min(_IN_FLIGHT, len(containers))):
-                        nursery.start_soon(worker, template)
+            async with (
+                self._template(plan, len(containers)) as template,
+                trio.open_nursery() as nursery,
+            ):
+                for _ in range(min(_IN_FLIGHT, len(containers))):
+                    nursery.start_soon(worker, template)
         except BaseException:
             for container in containers:
                 if container.state is State.CREATED:
@@ -244,7 +246,18 @@ class Supervisor:
 
     def shutdown(self) -> None:
         """Ask whoever serves this supervisor to end."""
-        self.stopping.set()
+        self._stopping.set()
+
+    async def wait_shutdown(self) -> None:
+        """Wait until somebody has asked for the end, or the shim has gone."""
+        async with trio.open_nursery() as nursery:
+
+            async def watch(event: trio.Event) -> None:
+                await event.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch, self._stopping)
+            nursery.start_soon(watch, self.link.lost)
 
 
 async def _end(container: Container) -> None:
@@ -256,7 +269,9 @@ def start_shim() -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A shim of one's own, on the other end of the socket that is returned."""
     ours, theirs = protocol.pair()
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    program = f"import sys; sys.path.insert(0, {root!r}); from supervisor.shim.server import main; main()"
+    program = (
+        f"import sys; sys.path.insert(0, {root!r}); from supervisor.shim.server import main; main()"
+    )
     fd = theirs.fileno()
     env = {**os.environ, "SUP_CONTROL_FD": str(fd)}
     with theirs:
@@ -314,5 +329,3 @@ async def _close(sup: Supervisor) -> None:
         async with trio.open_nursery() as nursery:
             for container in list(sup.containers.values()):
                 nursery.start_soon(container.remove, True)
-
-

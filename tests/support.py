@@ -55,9 +55,7 @@ def _cgroup2() -> str:
 NEEDS: dict[str, Callable[[], str]] = {
     "root": lambda: "" if os.geteuid() == 0 else "needs root",
     "user": lambda: "" if os.geteuid() != 0 else "needs an ordinary user",
-    "userns": lambda: (
-        "" if _runs("unshare", "-Urm", "true") else "user namespaces are not available"
-    ),
+    "userns": lambda: "" if _runs("unshare", "-Urm", "true") else "user namespaces are not available",
     "containers": lambda: (
         ""
         if _runs("unshare", *(("-Ur",) if os.geteuid() else ()), "-muinpfC", "true")
@@ -286,9 +284,7 @@ class Sup:
 
 def text(done: subprocess.CompletedProcess[bytes]) -> str:
     """Both outputs, for a failed assertion."""
-    return (
-        f"stdout: {done.stdout[-2000:]!r}\nstderr: {done.stderr[-4000:].decode(errors='replace')}"
-    )
+    return f"stdout: {done.stdout[-2000:]!r}\nstderr: {done.stderr[-4000:].decode(errors='replace')}"
 
 
 def objects(output: str) -> list[dict[str, object]]:

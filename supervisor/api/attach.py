@@ -52,9 +52,7 @@ class Options:
         )
 
     def view(self, console: Console) -> Viewer:
-        return console.view(
-            replay=self.replay, lossless=self.lossless, read_only=self.read_only
-        )
+        return console.view(replay=self.replay, lossless=self.lossless, read_only=self.read_only)
 
 
 @attrs.define(eq=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .. import __version__
-from ..errors import NotFound, ProtocolError, SpecError, SupError
+from ..errors import NotFound, SpecError, SupError
 from ..fleetfile import parse
 from ..spec import ContainerSpec
 from . import protocol, sessions, streams
@@ -51,9 +51,7 @@ async def up(call: Call) -> Reply:
     p.done()
     containers = await _reporting(
         call,
-        lambda on_change: call.sup.launch(
-            spec, replicas, name=name, scale=scale, on_change=on_change
-        ),
+        lambda on_change: call.sup.launch(spec, replicas, name=name, scale=scale, on_change=on_change),
     )
     return {"containers": [container.summary() for container in containers]}
 
@@ -271,7 +269,6 @@ async def events(call: Call) -> Reply:
     async for event in call.sup.events.subscribe(since=since, follow=follow):
         await call.reply(**event)
     return {}
-
 
 
 METHODS: dict[str, Method] = {

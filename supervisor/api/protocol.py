@@ -99,9 +99,7 @@ class Splitter:
         end = self._buffer.find(b"\0", self._searched)
         if (end if end >= 0 else len(self._buffer)) > self._limit:
             self._buffer.clear()
-            raise ProtocolError(
-                "a message is too large", remedy=f"keep it below {self._limit} bytes"
-            )
+            raise ProtocolError("a message is too large", remedy=f"keep it below {self._limit} bytes")
         if end < 0:
             self._searched = len(self._buffer)
             return None
@@ -145,7 +143,7 @@ class FrameSplitter:
         while have - start >= _HEAD.size:
             kind, length = _HEAD.unpack_from(self._buffer, start)
             if kind not in self._kinds or length > FRAME_MAX:
-                raise ProtocolError(f"a frame {ascii(kind)} of {length} bytes is none of ours")
+                raise ProtocolError(f"a frame {kind!a} of {length} bytes is none of ours")
             end = start + _HEAD.size + length
             if end > have:
                 break
@@ -158,7 +156,7 @@ class FrameSplitter:
 def number(payload: bytes) -> int:
     """The decimal in a frame."""
     if not (0 < len(payload) <= 18 and payload.isdigit()):
-        raise ProtocolError(f"a frame holds {ascii(payload[:20])} instead of a number")
+        raise ProtocolError(f"a frame holds {payload[:20]!a} instead of a number")
     return int(payload)
 
 

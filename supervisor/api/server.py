@@ -34,9 +34,7 @@ _FULL = 5.0
 _SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-async def serve(
-    sup: Supervisor, paths: Paths, ready: Callable[[], None] = lambda: None
-) -> None:
+async def serve(sup: Supervisor, paths: Paths, ready: Callable[[], None] = lambda: None) -> None:
     """Serve until `sup` is asked to shut down. `ready` is called when the socket listens."""
     listener = await _listen(paths)
     try:
@@ -64,13 +62,11 @@ async def _listen(paths: Paths) -> trio.socket.SocketType:
         os.rename(new, paths.socket)
     except OSError as error:
         listener.close()
-        raise SupError(f"cannot listen on {ascii(paths.socket)}: {error.strerror}") from None
+        raise SupError(f"cannot listen on {paths.socket!a}: {error.strerror}") from None
     return listener
 
 
-async def _accept_all(
-    sup: Supervisor, listener: trio.socket.SocketType, nursery: trio.Nursery
-) -> None:
+async def _accept_all(sup: Supervisor, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
     slots = trio.Semaphore(CONNECTIONS)
     while True:
         try:
@@ -97,9 +93,7 @@ async def _refuse(connection: Connection) -> None:
         await connection.send(error.to_wire())
 
 
-async def _serve_client(
-    sup: Supervisor, sock: trio.socket.SocketType, slots: trio.Semaphore
-) -> None:
+async def _serve_client(sup: Supervisor, sock: trio.socket.SocketType, slots: trio.Semaphore) -> None:
     connection = Connection(sock)
     try:
         if connection.peer_allowed():
@@ -131,9 +125,7 @@ async def _serve_calls(sup: Supervisor, connection: Connection) -> None:
         limit = float("inf")
 
 
-async def _serve_call(
-    sup: Supervisor, connection: Connection, message: protocol.Message
-) -> bool:
+async def _serve_call(sup: Supervisor, connection: Connection, message: protocol.Message) -> bool:
     """Answer one call; whether another may follow."""
     answer: Upgrade | protocol.Message | None = None
     async with trio.open_nursery() as nursery:

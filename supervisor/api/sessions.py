@@ -79,9 +79,7 @@ def _one(call: Call, name: str) -> Container:
     """The one running container that is meant by `name`."""
     container = call.sup.select([name], all=True)[0]
     if container.state.value.lower() == "exited":
-        raise WrongState(
-            f"{container.name} has ended", remedy="see `sup logs`, or `sup restart` it"
-        )
+        raise WrongState(f"{container.name} has ended", remedy="see `sup logs`, or `sup restart` it")
     return container
 
 
@@ -89,9 +87,7 @@ def _container_session(
     container: Container, options: Options, viewer: Viewer
 ) -> Callable[[Connection], Session]:
     def make(connection: Connection) -> Session:
-        return Session(
-            connection, container.console, viewer, options, container.wait, container.kill
-        )
+        return Session(connection, container.console, viewer, options, container.wait, container.kill)
 
     return make
 
@@ -142,5 +138,3 @@ def _upgrade(
                         running.kill(signal.SIGHUP)
 
     return Upgrade(reply, serve)
-
-

@@ -77,15 +77,11 @@ class _Past:
     async def send(self, record: LogRecord) -> None:
         name = self._container.name
         if record.kind == "lost":
-            await self._call.reply(
-                name=name, time_ns=record.time_ns, stream="lost", lost=record.value
-            )
+            await self._call.reply(name=name, time_ns=record.time_ns, stream="lost", lost=record.value)
             return
         for at in range(0, len(record.data), _PIECE):
             data = _text(record.data[at : at + _PIECE])
-            await self._call.reply(
-                name=name, time_ns=record.time_ns, stream=record.kind, data=data
-            )
+            await self._call.reply(name=name, time_ns=record.time_ns, stream=record.kind, data=data)
 
     async def follow(self) -> None:
         """Send what there is, then whatever comes until the console ends."""
@@ -113,9 +109,7 @@ async def _merge(past: list[_Past]) -> None:
         _push(heap, index, readers[index])
 
 
-def _push(
-    heap: list[tuple[int, int, LogRecord]], index: int, reader: Iterator[LogRecord]
-) -> None:
+def _push(heap: list[tuple[int, int, LogRecord]], index: int, reader: Iterator[LogRecord]) -> None:
     record = next(reader, None)
     if record is not None:
         heapq.heappush(heap, (record.time_ns, index, record))
@@ -148,9 +142,7 @@ async def execute_all(call: Call) -> dict[str, object]:
 async def _execute(
     call: Call, container: Container, argv: list[str], env: list[str], workdir: str, user: str
 ) -> None:
-    running = await container.exec(
-        argv, tty=False, stdin=False, env=env, workdir=workdir, user=user
-    )
+    running = await container.exec(argv, tty=False, stdin=False, env=env, workdir=workdir, user=user)
     try:
         with running.console.view(replay=True, lossless=True, read_only=True) as viewer:
             while (chunk := await viewer.receive()) is not None:

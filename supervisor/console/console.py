@@ -273,9 +273,7 @@ class Console:
 class Viewer:
     """A cursor into a console's output. `Console.view` makes them."""
 
-    def __init__(
-        self, console: Console, *, lossless: bool, read_only: bool, until_eof: bool
-    ) -> None:
+    def __init__(self, console: Console, *, lossless: bool, read_only: bool, until_eof: bool) -> None:
         self.console = console
         self.lossless = lossless
         self.read_only = read_only

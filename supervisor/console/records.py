@@ -144,9 +144,7 @@ class _Generation(Sequence[_Entry]):
 
 
 @contextmanager
-def generations(
-    directory: str, suffixes: Sequence[str] = GENERATIONS
-) -> Iterator[list[_Generation]]:
+def generations(directory: str, suffixes: Sequence[str] = GENERATIONS) -> Iterator[list[_Generation]]:
     """The generations of a log that exist, oldest first, open until the block is left."""
     found: list[_Generation] = []
     with ExitStack() as stack:
@@ -158,16 +156,22 @@ def generations(
 
 
 def _open_generation(stack: ExitStack, directory: str, suffix: str, base: int) -> _Generation:
-    raw = open_file(directory, RAW_NAME + suffix, os.O_RDONLY)
-    stack.callback(os.close, raw)
-    timing = open_file(directory, TIMING_NAME + suffix, os.O_RDONLY)
-    stack.callback(os.close, timing)
-    files = Files(raw, timing, base, os.fstat(raw).st_size)
-    size = os.fstat(timing).st_size
-    files.timing_size = size - size % RECORD.size
+    raw, raw_size = _open_part(stack, directory, RAW_NAME + suffix)
+    timing, size = _open_part(stack, directory, TIMING_NAME + suffix)
+    files = Files(raw, timing, base, raw_size, size - size % RECORD.size)
     if files.timing_size:
         files.base = _Generation(files)[0].offset
     return _Generation(files)
+
+
+def _open_part(stack: ExitStack, directory: str, name: str) -> tuple[int, int]:
+    """A file and its size. One of two may be missing: a rotation can be cut short."""
+    try:
+        fd = open_file(directory, name, os.O_RDONLY)
+    except FileNotFoundError:
+        return -1, 0
+    stack.callback(os.close, fd)
+    return fd, os.fstat(fd).st_size
 
 
 def read_log(directory: str, *, start: int = 0, stop: int | None = None) -> Iterator[LogRecord]:

@@ -168,9 +168,7 @@ def _first_refusal(
     return steps.StepError(index, ["execve", argv[0].removeprefix("-")], refused)
 
 
-def become_joiner(
-    request: Request, report_fd: int, stdio: list[int], births: socket.socket
-) -> None:
+def become_joiner(request: Request, report_fd: int, stdio: list[int], births: socket.socket) -> None:
     """Run a command in the namespaces of the process whose pidfd is the last of `stdio`.
 
     This clone of the shim only joins: what it clones there is the shim's child by CLONE_PARENT,

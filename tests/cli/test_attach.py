@@ -221,9 +221,7 @@ def test_a_signal_gives_the_terminal_back(shell: Sup, number: int) -> None:
 def test_a_lost_server_gives_the_terminal_back(shell: Sup) -> None:
     with attached(shell, "c") as child:
         shell("shutdown")
-        assert eventually(
-            lambda: not child.isalive() or bool(_modes(child)[3] & termios.ICANON), 10
-        )
+        assert eventually(lambda: not child.isalive() or bool(_modes(child)[3] & termios.ICANON), 10)
         assert status_of(child) not in (None,)
         assert b"Traceback" not in child.before
 
@@ -242,9 +240,7 @@ def test_a_stopped_viewer_does_not_hold_the_container_up(shell: Sup) -> None:
     with attached(shell, "c") as viewer:
         viewer.kill(signal.SIGSTOP)
         try:
-            shell.ok(
-                "send", "c", "--enter", "seq 1 400000 | md5sum >/tmp/s; seq 1 400000; echo EN''D"
-            )
+            shell.ok("send", "c", "--enter", "seq 1 400000 | md5sum >/tmp/s; seq 1 400000; echo EN''D")
             assert eventually(lambda: "END" in shell.ok("logs", "--tail", "5", "c"), 30)
         finally:
             viewer.kill(signal.SIGCONT)

@@ -198,9 +198,7 @@ def test_exec_has_the_status_of_its_command(sup: Sup) -> None:
     assert sup("exec", "c", "sh", "-c", "exit 9").returncode == 9
     assert sup("exec", "c", "no-such-command").returncode == 127
     assert sup("exec", "c", "/etc/passwd").returncode == 126
-    done = sup(
-        "exec", "-i", "-e", "A=b", "-w", "/tmp", "c", "sh", "-c", "cat; pwd; echo $A", data=b"x"
-    )
+    done = sup("exec", "-i", "-e", "A=b", "-w", "/tmp", "c", "sh", "-c", "cat; pwd; echo $A", data=b"x")
     assert done.stdout == b"x/tmp\nb\n", text(done)
 
 
@@ -261,16 +259,12 @@ def test_an_environment_file(sup: Sup, tmp_path: Path) -> None:
 
 
 def test_a_shared_namespace_is_the_hosts(sup: Sup) -> None:
-    done = sup.ok(
-        "run", "--rm", "--share", "net,uts", "--", "sh", "-c", "readlink /proc/self/ns/uts"
-    )
+    done = sup.ok("run", "--rm", "--share", "net,uts", "--", "sh", "-c", "readlink /proc/self/ns/uts")
     assert done.strip() == os.readlink("/proc/self/ns/uts")
 
 
 def test_a_timeout_ends_the_container(sup: Sup) -> None:
-    done = sup(
-        "run", "--rm", "--timeout", "1", "--stop-timeout", "1", "--", "sleep", "100", timeout=20
-    )
+    done = sup("run", "--rm", "--timeout", "1", "--stop-timeout", "1", "--", "sleep", "100", timeout=20)
     assert done.returncode != 0, text(done)
 
 

@@ -189,5 +189,3 @@ def test_a_cancelled_launch_leaves_nothing(sup_root: str) -> None:
                 assert container.pid == 0
 
     run(sup_root, body)
-
-

@@ -251,7 +251,9 @@ def test_rotation_that_was_cut_short_costs_no_bytes(directory: str) -> None:
     log.append("out", [b"second"])
     log.close()
     os.rename(f"{directory}/console.log.1", f"{directory}/console.log")
-    assert data(read_log(directory)) == b"first"
+    assert brief(read_log(directory)) == [("out", 5, b"second")]
+    write(directory, ("out", b"third"))
+    assert brief(read_log(directory)) == [("out", 5, b"second"), ("out", 11, b"third")]
 
 
 def test_nonsense_is_survived(directory: str) -> None:

@@ -58,7 +58,7 @@ def test_attempts_name_what_failed_and_why() -> None:
 def test_a_user_namespace_that_is_refused_refuses_the_overlay_too() -> None:
     namespaces, overlay = doctor.attempts({"user": "Operation not permitted"}, root=False)
     assert not namespaces.ok
-    assert not overlay.ok
+    assert (overlay.ok, overlay.found) == (False, "could not be tried")
 
 
 def test_terminals(tmp_path: Path) -> None:
@@ -136,10 +136,7 @@ def test_a_trial_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
 def test_examine_looks_at_everything_and_leaves_no_mount() -> None:
     before = Path("/proc/self/mounts").read_text()
     findings = {finding.name: finding for finding in doctor.examine()}
-    assert {"kernel", "clone3", "openat2", "mount_setattr", "namespaces", "overlayfs"} <= set(
-        findings
-    )
-    assert findings["clone3"].ok
+    assert {"kernel", "clone3", "openat2", "mount_setattr", "namespaces", "overlayfs"} <= set(findings)
     assert findings["kernel"].found == os.uname().release
     assert all(bool(f.costs and f.remedy) is not f.ok for f in findings.values())
     assert Path("/proc/self/mounts").read_text() == before

@@ -41,7 +41,17 @@ def test_any_output_stays(parts: list[bytes]) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    [b"\x1b]", b"\xc2\x9d", b"\x1b]4;?", b";?", b"\x1b[", b"\x1b[1;", b"\x1bP+q", b"\xc2", b"\x1b_G"],
+    [
+        b"\x1b]",
+        b"\xc2\x9d",
+        b"\x1b]4;?",
+        b";?",
+        b"\x1b[",
+        b"\x1b[1;",
+        b"\x1bP+q",
+        b"\xc2",
+        b"\x1b_G",
+    ],
 )
 def test_takes_linear_time(unit: bytes) -> None:
     began = time.process_time()
