@@ -60,6 +60,10 @@ class Client:
         self._send(protocol.call(method, parameters))
         return self._reply()[0]
 
+    def begin(self, method: str, **parameters: object) -> None:
+        """A call whose reply nobody waits for; to close the connection cancels it."""
+        self._send(protocol.call(method, parameters))
+
     def stream(self, method: str, **parameters: object) -> Iterator[dict[str, object]]:
         """A call with many replies; the last one is yielded too."""
         self._send(protocol.call(method, parameters, more=True))
