@@ -28,6 +28,7 @@ class Client:
     """A connection. Calls follow one another; `upgrade` hands the socket on and ends them."""
 
     def __init__(self, paths: Paths) -> None:
+        paths.check_socket()
         self._paths = paths
         self._splitter = protocol.Splitter()
         self._socket = Socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)

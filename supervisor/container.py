@@ -13,7 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Sequence
-from signal import SIGKILL
+from signal import SIGHUP, SIGKILL
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -23,6 +23,7 @@ from supervisor.console import Console, ConsoleLog, ConsoleStream
 from supervisor.errors import ShimLost, SupError, WrongState
 from supervisor.launch import Launched, launch
 from supervisor.link import Process
+from supervisor.linux import process
 from supervisor.plan import Plan, compile
 from supervisor.spec import ContainerSpec
 
@@ -246,13 +247,20 @@ class Container:
             return
         if self.state is not State.STOPPING:
             self.change(State.STOPPING)
-        self.kill(signal or self.spec.effective_stop_signal)
+        self.kill(signal or self._stop_signal())
         with trio.move_on_after(self.spec.stop_timeout if timeout is None else timeout):
             await self._exited.wait()
             return
         if self.running:
             self.kill(SIGKILL)
         await self._exited.wait()
+
+    def _stop_signal(self) -> int:
+        """An interactive shell ignores SIGTERM and would be killed in the end: it hangs up instead."""
+        wanted = self.spec.effective_stop_signal
+        if self.spec.stop_signal or not self.spec.tty or not self.spec.init:
+            return wanted
+        return SIGHUP if process.ignores(process.first_child(self.pid), wanted) else wanted
 
     async def restart(self) -> None:
         """Stop it, and start it again under the same name, with the same layer and log."""

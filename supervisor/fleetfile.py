@@ -21,9 +21,10 @@ from typing import Any, Final
 import attrs
 
 from .errors import SpecError
-from .spec import ContainerSpec, check_name
+from .spec import ContainerSpec, check_name, nearest
 
 TEXT_MAX: Final = 1 << 20
+_KEYS: Final = frozenset(attrs.fields_dict(ContainerSpec)) | {"replicas", "depends_on"}
 REPLICAS_MAX: Final = 100_000
 
 _OPAQUE = re.compile(
@@ -102,6 +103,8 @@ def _fields(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for key, value in table.items():
         field = key.replace("-", "_")
+        if field not in _KEYS:
+            raise SpecError(f"{where} key", key, nearest(key, _KEYS))
         if field in fields:
             raise SpecError(f"{where} key", key, f"it is the same as {field}: drop one")
         fields[field] = value

@@ -60,11 +60,12 @@ class Paths:
 
     def make(self) -> None:
         """Make the directories, all 0700; refuse those that are not ours alone."""
-        self._check_socket()
+        self.check_socket()
         for path in (self.run, self.state, self.containers, self.skeleton, self.stage):
             _make_private(path)
 
-    def _check_socket(self) -> None:
+    def check_socket(self) -> None:
+        """Raises SupError when no socket can have that path."""
         length = len(os.fsencode(self.socket))
         if length > SOCKET_PATH_MAX:
             raise SupError(

@@ -134,11 +134,12 @@ def _keyed(field: str, value: Mapping[Any, Any], known: Iterable[str]) -> dict[s
     """`value` as keyword arguments, if it has no keys but `known` ones."""
     for key in value:
         if key not in known:
-            raise _bad(f"{field} key", key, _nearest(key, known))
+            raise _bad(f"{field} key", key, nearest(key, known))
     return dict(value)
 
 
-def _nearest(key: object, known: Iterable[str]) -> str:
+def nearest(key: object, known: Iterable[str]) -> str:
+    """The remedy for a word that is not among `known`."""
     names = sorted(known)
     near = difflib.get_close_matches(key[:80], names, 2) if isinstance(key, str) else []
     return f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(names)}"
@@ -200,7 +201,7 @@ def _volume_options(value: object) -> tuple[str, ...]:
     options = _items("volumes options", value)
     for option in options:
         if not isinstance(option, str) or option not in VOLUME_OPTIONS:
-            raise _bad("volumes options", option, _nearest(option, VOLUME_OPTIONS | {"ro", "rw"}))
+            raise _bad("volumes options", option, nearest(option, VOLUME_OPTIONS | {"ro", "rw"}))
     return tuple(sorted({str(option) for option in options}))
 
 
@@ -309,7 +310,7 @@ class Ulimit:
 
     def __attrs_post_init__(self) -> None:
         if RLIMITS.get(self.name) != self.resource:
-            raise _bad("ulimits", self.name, _nearest(self.name, RLIMITS))
+            raise _bad("ulimits", self.name, nearest(self.name, RLIMITS))
         if self.hard != -1 and (self.soft == -1 or self.soft > self.hard):
             raise _bad("ulimits", self.name, f"the soft limit exceeds the hard one, {self.hard}")
 
@@ -317,7 +318,7 @@ class Ulimit:
     def make(name: object, soft: object, hard: object) -> Ulimit:
         """The limit called `name`, as in ulimit -a: nofile, core, nproc…"""
         if not isinstance(name, str) or name not in RLIMITS:
-            raise _bad("ulimits", name, _nearest(name, RLIMITS))
+            raise _bad("ulimits", name, nearest(name, RLIMITS))
         return Ulimit(name, RLIMITS[name], _limit(name, soft), _limit(name, hard))
 
     @staticmethod
@@ -434,7 +435,7 @@ def _chosen(field: str, value: object, known: frozenset[str]) -> frozenset[str]:
         value = [part.strip() for part in value.split(",") if part.strip()]
     for item in (items := _items(field, value)):
         if not isinstance(item, str) or item not in known:
-            raise _bad(field, item, _nearest(item, known))
+            raise _bad(field, item, nearest(item, known))
     return frozenset(str(item) for item in items)
 
 
@@ -584,7 +585,7 @@ class ContainerSpec:
             known = [a.name for a in attrs.fields(ContainerSpec)]
             for key in data:
                 if key not in known:
-                    raise _bad("key", key, _nearest(key, known))
+                    raise _bad("key", key, nearest(key, known))
             return ContainerSpec(**dict(data))
         except SpecError as error:
             if not where:

@@ -42,6 +42,7 @@ def ensure(paths: Paths) -> None:
 
 def answers(paths: Paths) -> bool:
     """Whether a supervisor accepts connections."""
+    paths.check_socket()
     probe = Socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     try:
         probe.connect(os.fsencode(paths.socket))

@@ -300,6 +300,7 @@ async def open_supervisor(
         places = paths if isinstance(paths, Paths) else Paths.find(paths)
         places.make()
         shutil.rmtree(places.containers, ignore_errors=True)
+        os.mkdir(places.containers, 0o700)
         build_skeleton(places)
         stack.callback(shutil.rmtree, places.skeleton, ignore_errors=True)
         stack.callback(shutil.rmtree, places.stage, ignore_errors=True)

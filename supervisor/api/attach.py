@@ -69,6 +69,7 @@ class Session:
     _input: bytearray = attrs.Factory(bytearray)
     _input_ended: bool = False
     _wake: trio.Event = attrs.Factory(trio.Event)
+    _unchanged: bool = False
 
     async def run(self) -> bool:
         """Serve until the console ends or the client leaves; whether the client saw the end."""
@@ -76,7 +77,7 @@ class Session:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read, nursery.cancel_scope)
             nursery.start_soon(self._feed)
-            if self._sized and self.options.redraw:
+            if self._unchanged and self.options.redraw:
                 nursery.start_soon(self._redraw)
             with suppress(HungUp):
                 await self._write()
@@ -92,6 +93,7 @@ class Session:
     def set_size(self) -> None:
         """Give the console the client's size, as far as it owns it."""
         if self._sized:
+            self._unchanged = self.console.size == (self.options.rows, self.options.cols)
             self.viewer.resize(self.options.rows, self.options.cols)
 
     async def _redraw(self) -> None:

@@ -88,9 +88,9 @@ class Connection:
 
 @attrs.frozen
 class Upgrade:
-    """What a method returns when the connection is to speak frames from now on."""
+    """What a method returns when the connection takes no further calls: the session has it from now on,
+    and sends the reply itself."""
 
-    reply: Mapping[str, object]
     session: Callable[[Connection], Awaitable[None]]
 
 

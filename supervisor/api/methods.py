@@ -15,7 +15,7 @@ from ..errors import NotFound, SpecError, SupError
 from ..fleetfile import parse
 from ..spec import ContainerSpec
 from . import protocol, sessions, streams
-from .connection import Call, Upgrade
+from .connection import Call, Connection, Upgrade
 
 if TYPE_CHECKING:
     from ..container import Container
@@ -32,12 +32,18 @@ async def info(call: Call) -> Reply:
     return {**about, **call.sup.info()}
 
 
-async def shutdown(call: Call) -> Reply:
+async def shutdown(call: Call) -> Upgrade:
     """End every container, so that whoever looks at one sees its end, then the supervisor."""
     call.parameters.done()
     await _each(call, list(call.sup.containers.values()), lambda container: container.stop())
-    call.sup.shutdown()
-    return {}
+
+    async def reply_and_end(connection: Connection) -> None:
+        try:
+            await connection.send({"parameters": {}})
+        finally:
+            call.sup.shutdown()
+
+    return Upgrade(reply_and_end)
 
 
 async def up(call: Call) -> Reply:

@@ -78,4 +78,5 @@ class Parameters:
 
 def _shown(value: object) -> object:
     """A value that an error can quote: nothing that takes long, or cannot be, printed."""
-    return value if isinstance(value, str | bool | float) else type(value).__name__
+    short = isinstance(value, int) and value.bit_length() <= 64
+    return value if short or isinstance(value, str | float) else type(value).__name__

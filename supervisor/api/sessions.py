@@ -137,4 +137,4 @@ def _upgrade(
                     with suppress(SupError, OSError):
                         running.kill(signal.SIGHUP)
 
-    return Upgrade(reply, serve)
+    return Upgrade(serve)

@@ -80,7 +80,7 @@ def environment(given: list[str], files: list[str]) -> list[str]:
     found = []
     for item in [*lines, *given]:
         key, equals, _ = item.partition("=")
-        if equals:
+        if key and equals:
             found.append(item)
         elif not key:
             raise SpecError("env", item, "write KEY=VALUE, or KEY to take the caller's value")

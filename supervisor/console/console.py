@@ -211,6 +211,11 @@ class Console:
 
     # -- size
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Rows and columns, once somebody has set them."""
+        return self._size
+
     def resize(self, rows: int, cols: int) -> None:
         """Set the terminal's size; a console of pipes has none."""
         self._size = (rows, cols)

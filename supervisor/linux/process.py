@@ -53,3 +53,23 @@ def reap(pidfd: int) -> int | None:
     if result.si_code == os.CLD_EXITED:
         return result.si_status
     return 128 + result.si_status
+
+
+def ignores(pid: int, signum: int) -> bool:
+    """Whether a process ignores a signal: SigIgn in proc_pid_status(5). False if it has gone."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = dict(line.split(b":", 1) for line in file.read().splitlines())
+    except OSError:
+        return False
+    return bool(int(lines.get(b"SigIgn", b"0"), 16) >> (signum - 1) & 1)
+
+
+def first_child(pid: int) -> int:
+    """The oldest child that a process has, itself where it has none or the kernel does not say."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            children = file.read().split()
+    except OSError:
+        return pid
+    return int(children[0]) if children else pid

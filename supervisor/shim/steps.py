@@ -50,11 +50,12 @@ class State:
 
 def run(state: State, steps: list[Step], first: int = 0) -> None:
     """Execute steps in order. Raises StepError at the first that fails."""
-    for index, step in enumerate(steps, first):
+    for index, (call, *arguments) in enumerate(steps, first):
+        values = [state.value(argument) for argument in arguments]
         try:
-            _CALLS[step[0]](state, *[state.value(argument) for argument in step[1:]])
+            _CALLS[call](state, *values)
         except OSError as error:
-            raise StepError(index, step, error) from error
+            raise StepError(index, [call, *values], error) from error
 
 
 def _mount(state: State, source: str, target: str, fstype: str, flags: int, data: str) -> None:

@@ -91,7 +91,8 @@ def test_ctrl_c_reaches_the_job_in_front(shell: Sup) -> None:
         child.expect(READY)
         time.sleep(0.2)
         child.send("\x03")
-        answers(child, "echo $?", "130")
+        child.send("echo status=$?\r")
+        child.expect_exact(b"status=130")
 
 
 def test_ctrl_z_stops_a_job(shell: Sup) -> None:

@@ -387,7 +387,7 @@ def test_a_container_that_will_not_stop_is_killed(sup: Sup) -> None:
         "--",
         "sh",
         "-c",
-        "trap '' TERM; while :; do sleep 0.1; done",
+        "trap '' TERM HUP; while :; do sleep 0.1; done",
     )
     sup.ok("stop", "c", timeout=20)
     assert sup.names() == []

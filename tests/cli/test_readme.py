@@ -16,7 +16,7 @@ TREE = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
 COMMANDS = (
     *("up", "run", "attach", "send", "logs", "exec", "ps", "inspect", "wait", "stop", "kill"),
-    *("restart", "rm", "down", "events", "info", "doctor", "version", "shutdown"),
+    *("restart", "rm", "down", "events", "info", "doctor", "version", "shutdown", "completion"),
 )
 
 

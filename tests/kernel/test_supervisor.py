@@ -159,7 +159,7 @@ def test_volumes_and_tmpfs(sup_root: str, tmp_path: object) -> None:
 
 def test_stop_kills_what_ignores_the_signal(sup_root: str) -> None:
     async def body(sup: Supervisor) -> None:
-        script = "trap '' TERM; echo ready; while :; do sleep 1; done"
+        script = "trap '' TERM HUP; echo ready; while :; do sleep 1; done"
         [container] = await sup.launch(shell(script))
         with container.console.view() as viewer:
             assert await viewer.receive() is not None

@@ -76,11 +76,19 @@ NOTATIONS: list[tuple[str, object, object]] = [
     ("timeout", 2.5, 2.5),
     ("labels", ["a=b", "c"], (("a", "b"), ("c", ""))),
     ("ulimits", "nofile=1024:2048", (Ulimit.make("nofile", 1024, 2048),)),
-    ("ulimits", {"nofile": 5, "core": "unlimited"}, (Ulimit.make("nofile", 5, 5), Ulimit.make("core", -1, -1))),
+    (
+        "ulimits",
+        {"nofile": 5, "core": "unlimited"},
+        (Ulimit.make("nofile", 5, 5), Ulimit.make("core", -1, -1)),
+    ),
     ("ulimits", ["nproc=1", "nproc=2:-1"], (Ulimit.make("nproc", 2, -1),)),
     ("sysctls", {"net.core.somaxconn": 5}, (("net.core.somaxconn", "5"),)),
     ("sysctls", "kernel.sem=1 2 3 4", (("kernel.sem", "1 2 3 4"),)),
-    ("sysctls", ["kernel.domainname=x", "fs.mqueue.msg_max=5"], (("kernel.domainname", "x"), ("fs.mqueue.msg_max", "5"))),
+    (
+        "sysctls",
+        ["kernel.domainname=x", "fs.mqueue.msg_max=5"],
+        (("kernel.domainname", "x"), ("fs.mqueue.msg_max", "5")),
+    ),
 ]  # fmt: skip
 
 
@@ -232,7 +240,7 @@ def test_one_string_is_bounded_by_what_the_kernel_takes() -> None:
 def test_a_spec_is_bounded() -> None:
     field = "x" * 100_000
     assert make({"command": [field] * 10})
-    with pytest.raises(SpecError, match="of 11.* bytes"):
+    with pytest.raises(SpecError, match=r"of 11.* bytes"):
         make({"command": [field] * 11})
 
 
@@ -308,7 +316,7 @@ def test_names(name: str) -> None:
     "name", ["", ".", "..", ".a", "a/b", "a b", "ä", "a\n", "x" * 65, "\x1b", None, 3, "{n}"]
 )
 def test_names_refused(name: object) -> None:
-    with pytest.raises(SpecError, match="^name "):
+    with pytest.raises(SpecError, match=r"^name "):
         check_name(name)
 
 
