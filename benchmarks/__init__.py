@@ -1,0 +1,1 @@
+"""Benchmarks of sup: see README.md."""
