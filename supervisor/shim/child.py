@@ -14,10 +14,11 @@ import signal
 import socket
 import termios
 import time
+from collections.abc import Callable
 from typing import Any
 
 from supervisor.linux import clone, libc, mount, process, pty
-from supervisor.shim import init, protocol, steps
+from supervisor.shim import init, protocol, spawn, steps
 
 Request = dict[str, Any]
 
@@ -37,8 +38,9 @@ def become_container(request: Request, report_fd: int, stdio: list[int]) -> None
         mounted = time.monotonic_ns()
         stdio = _stdio(state, request, report, stdio, started, mounted)
         if request["init"]:
-            _fork_workload(state, request, report, stdio)
-        _become_workload(state, request, report, stdio)
+            _spawn_workload(state, request, stdio)
+            _fork_workload(request, report)
+        _become_workload(state, request, stdio)
     except steps.StepError as error:
         _tell(report, error)
     except BaseException as error:  # nothing may climb out of a clone
@@ -88,9 +90,7 @@ def _bind_console(slave: int) -> None:
     os.close(tree)
 
 
-def _fork_workload(
-    state: steps.State, request: Request, report: socket.socket, stdio: list[int]
-) -> None:
+def _fork_workload(request: Request, report: socket.socket) -> None:
     """In PID 1: fork the workload, keep nothing open, be init, exit with its status."""
     if not request["pid_namespace"]:
         process.become_subreaper()
@@ -102,9 +102,26 @@ def _fork_workload(
     os._exit(init.run(workload))
 
 
-def _become_workload(
-    state: steps.State, request: Request, report: socket.socket, stdio: list[int]
-) -> None:
+def _spawn_workload(state: steps.State, request: Request, stdio: list[int]) -> None:
+    """In PID 1: the same without a copy of it. Returns only where that cannot be done."""
+    terminal: bytes | None = b""
+    if request["ptmx"]:
+        terminal = spawn.terminal_path(stdio[0], request["ptmx"])
+    if terminal is None or not spawn.possible(request, stdio):
+        return
+    process.close_from(3, on_exec=True)
+    spawn.prepare(state, request)
+    argv, env, candidates = _command(state, request)
+    actions = spawn.place(stdio, terminal)
+
+    def attempt(candidate: str) -> None:
+        os.stat(candidate)  # cheaper than a clone that finds nothing
+        spawn.be_init(spawn.spawn(candidate, argv, env, actions))
+
+    raise _first_refusal(candidates, attempt, request, argv[0])
+
+
+def _become_workload(state: steps.State, request: Request, stdio: list[int]) -> None:
     os.setsid()
     if request["ptmx"]:
         fcntl.ioctl(stdio[0], termios.TIOCSCTTY, 0)
@@ -116,7 +133,7 @@ def _become_workload(
     for signum in (signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ):  # what Python changed
         signal.signal(signum, signal.SIG_DFL)
     process.set_death_signal(signal.SIGKILL)
-    _execute(state, request, report)
+    _execute(state, request)
 
 
 def _place_stdio(stdio: list[int]) -> None:
@@ -132,7 +149,17 @@ def _close_directories(state: steps.State) -> None:
     state.held.clear()
 
 
-def _execute(state: steps.State, request: Request, report: socket.socket) -> None:
+def _execute(state: steps.State, request: Request) -> None:
+    argv, env, candidates = _command(state, request)
+
+    def attempt(candidate: str) -> None:
+        os.execve(candidate, argv, env)
+
+    raise _first_refusal(candidates, attempt, request, argv[0])
+
+
+def _command(state: steps.State, request: Request) -> tuple[list[str], dict[str, str], list[str]]:
+    """argv, environment and the paths to try."""
     env: dict[str, str] = dict(request["env"])
     user = state.user
     argv: list[str] = request["argv"]
@@ -147,17 +174,17 @@ def _execute(state: steps.State, request: Request, report: socket.socket) -> Non
     elif "/" not in argv[0]:
         path = env.get("PATH", os.defpath).split(":")
         candidates = [os.path.join(entry or ".", argv[0]) for entry in path]
-    raise _first_refusal(candidates, argv, env, len(request["own"]) + len(request["workload"]))
+    return argv, env, candidates
 
 
 def _first_refusal(
-    candidates: list[str], argv: list[str], env: dict[str, str], index: int
+    candidates: list[str], attempt: Callable[[str], None], request: Request, name: str
 ) -> steps.StepError:
-    """execve each candidate; as execvp(3) does, EACCES is remembered over ENOENT."""
+    """Attempt each candidate; as execvp(3) does, EACCES is remembered over ENOENT."""
     refused = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     for candidate in candidates:
         try:
-            os.execve(candidate, argv, env)
+            attempt(candidate)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 refused = error
@@ -165,7 +192,8 @@ def _first_refusal(
                     break
         except ValueError as error:  # an empty name, or NUL within
             refused = OSError(errno.EINVAL, str(error))
-    return steps.StepError(index, ["execve", argv[0].removeprefix("-")], refused)
+    index = len(request["own"]) + len(request["workload"])
+    return steps.StepError(index, ["execve", name.removeprefix("-")], refused)
 
 
 def become_joiner(request: Request, report_fd: int, stdio: list[int], births: socket.socket) -> None:
