@@ -1,1 +1,1 @@
-"""Benchmarks of sup: see README.md."""
+"""Benchmarks of sup; README.md says how to run and read them."""
