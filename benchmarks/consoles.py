@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from supervisor import ContainerSpec, Supervisor, open_supervisor
-
 from benchmarks.report import Figure
+from supervisor import ContainerSpec, Supervisor, open_supervisor
 
 
 async def measure(*, quick: bool) -> list[Figure]:

@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterator
 from statistics import median
 
-from supervisor import ContainerSpec, Supervisor, open_supervisor
-from supervisor.plan import compile
-
 from benchmarks.floor import Floor, Unavailable, open_floor
 from benchmarks.report import Figure, say
+from supervisor import ContainerSpec, Supervisor, open_supervisor
+from supervisor.plan import compile
 
 SPEC = ContainerSpec(command=("sleep", "1000"))
 _EMPTY: dict[str, list[float]] = {}

@@ -63,7 +63,9 @@ def table(figures: Sequence[Figure]) -> str:
     """The figures as text, in columns."""
     rows = [_COLUMNS, *(figure.row() for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 

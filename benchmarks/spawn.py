@@ -1,4 +1,4 @@
-"""All that is measured, beside its goals: `python -m benchmarks.spawn [--quick] [--json] [NAME ...]`."""
+"""All that is measured, beside its goals: `python -m benchmarks.spawn [--quick] [--json] [NAME]`."""
 
 from __future__ import annotations
 
