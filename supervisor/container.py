@@ -21,14 +21,15 @@ import trio
 
 from supervisor.console import Console, ConsoleLog, ConsoleStream
 from supervisor.errors import ShimLost, SupError, WrongState
-from supervisor.launch import Launched, launch
+from supervisor.launch import PATIENCE, Launched, lacking, launch
 from supervisor.link import Process
 from supervisor.linux import process
 from supervisor.plan import Plan, compile
 from supervisor.spec import ContainerSpec
 
 if TYPE_CHECKING:
-    from supervisor.supervisor import Supervisor, Template
+    from supervisor.supervisor import Supervisor
+    from supervisor.template import Template
 
 
 class State(enum.Enum):
@@ -77,6 +78,8 @@ class Container:
         self.console = Console(sup.hub, self._log)
         self._process: Process | None = None
         self._exited = trio.Event()
+        self._launching = trio.CancelScope()
+        self._settled = trio.Event()
         self._queued = time.monotonic()
 
     # -- state -------------------------------------------------------------------------------------
@@ -133,16 +136,27 @@ class Container:
 
     async def start(self, plan: Plan, template: Template | None = None) -> None:
         """Launch it; an error is kept in `.error` and the state becomes EXITED."""
-        self.change(State.STARTING)
+        self._settled = trio.Event()
+        try:
+            with trio.CancelScope() as self._launching:
+                self.change(State.STARTING)
+                await self._start(plan, template)
+            if self._launching.cancelled_caught:
+                self._fail(SupError(f"{self.name} was stopped while it was launched"))
+        except trio.Cancelled:
+            self._fail(SupError(f"the launch of {self.name} was cancelled"))
+            raise
+        finally:
+            self._settled.set()
+
+    async def _start(self, plan: Plan, template: Template | None) -> None:
         try:
             launched = await self._launch(plan, template)
+            await connect(self.console, launched)
         except SupError as error:
             self._fail(error)
         except OSError as error:
-            self._fail(SupError(f"{self.name} cannot be started: {error}"))
-        except BaseException:
-            self._fail(SupError(f"the launch of {self.name} was cancelled"))
-            raise
+            self._fail(lacking(f"{self.name} cannot be started", error))
         else:
             self._run(launched)
 
@@ -162,6 +176,7 @@ class Container:
             tty=self.spec.tty,
             stdin=self.spec.stdin,
             queued=self._queued,
+            maker=template.name if template is not None else "",
         )
 
     def _values(self) -> dict[str, str]:
@@ -192,9 +207,8 @@ class Container:
     def _run(self, launched: Launched) -> None:
         self._process, self.phases = launched.process, launched.phases
         self.started, self.finished, self.status, self.error = time.time(), None, None, None
-        connect(self.console, launched)
-        self.change(State.RUNNING, pid=launched.process.pid)
         self._sup.nursery.start_soon(self._watch, launched.process)
+        self.change(State.RUNNING, pid=launched.process.pid)
         if self.spec.timeout is not None:
             self._sup.nursery.start_soon(self._time_out, launched.process, self.spec.timeout)
 
@@ -242,7 +256,13 @@ class Container:
             self._process.signal(signum)
 
     async def stop(self, timeout: float | None = None, signal: int | None = None) -> None:
-        """The stop signal, then SIGKILL after `timeout` seconds. Nothing to do if it has ended."""
+        """The stop signal, then SIGKILL after `timeout` seconds. Nothing to do if it has ended; a
+        launch is given up."""
+        if self.state is State.CREATED:
+            self._fail(SupError(f"{self.name} was stopped before it was launched"))
+        if self.state is State.STARTING:
+            self._launching.cancel()
+            await self._settled.wait()
         if not self.running:
             return
         if self.state is not State.STOPPING:
@@ -272,7 +292,7 @@ class Container:
 
     async def remove(self, force: bool = False) -> None:
         """Forget it, its log and its layer. Raises WrongState while it runs, unless `force`."""
-        if self.running or self.state is State.STARTING:
+        if self.state is not State.EXITED:
             if not force:
                 raise WrongState(f"{self.name} is {self.state.value}", remedy="stop it, or use -f")
             await self.stop(timeout=0)
@@ -281,7 +301,10 @@ class Container:
         self._log.close()
         with trio.CancelScope(shield=True):
             if os.path.isdir(self.log_directory):
-                await trio.to_thread.run_sync(_remove_tree, self.log_directory)
+                try:
+                    await trio.to_thread.run_sync(_remove_tree, self.log_directory)
+                except RuntimeError:  # the host has no room for a thread
+                    _remove_tree(self.log_directory)
         self._sup.events.publish("removed", name=self.name, id=self.id)
 
     def attach(self) -> ConsoleStream:
@@ -314,33 +337,36 @@ class Container:
         )
         plan = compile(spec, self._sup.host)
         name = secrets.token_hex(6)
-        pidfd = os.dup(self._process.pidfd)
-        try:
-            launched = await launch(
-                self._sup.link,
-                name,
-                plan.joining(),
-                self._sup.link.send,
-                tty=tty,
-                stdin=stdin,
-                queued=time.monotonic(),
-                extra=(pidfd,),
-            )
-        finally:
-            os.close(pidfd)
-        return Exec(self, name, launched)
+        console = Console(self._sup.hub, None)
+        with contextlib.ExitStack() as kept:
+            try:
+                pidfd = os.dup(self._process.pidfd)
+                kept.callback(os.close, pidfd)
+                launched = await launch(
+                    self._sup.link,
+                    name,
+                    plan.joining(),
+                    self._sup.link.send,
+                    tty=tty,
+                    stdin=stdin,
+                    queued=time.monotonic(),
+                    extra=(pidfd,),
+                )
+                await connect(console, launched)
+            except OSError as error:
+                raise lacking(f"nothing can be started in {self.name}", error) from None
+        return Exec(self, name, launched.process, console)
 
 
 class Exec:
     """A command that was added to a running container."""
 
-    def __init__(self, container: Container, name: str, launched: Launched) -> None:
+    def __init__(self, container: Container, name: str, process: Process, console: Console) -> None:
         self.container = container
         self.id = name
-        self._process = launched.process
+        self.console = console
+        self._process = process
         self._finished = trio.Event()
-        self.console = Console(container._sup.hub, None)
-        connect(self.console, launched)
         container._sup.nursery.start_soon(self._watch)
 
     async def _watch(self) -> None:
@@ -360,14 +386,20 @@ class Exec:
             self._process.signal(signum)
 
 
-def connect(console: Console, launched: Launched) -> None:
-    """Hand a launched process's streams to its console."""
+async def connect(console: Console, launched: Launched) -> None:
+    """Hand a launched process's streams to its console. Raises OSError: the process is dead then."""
     streams = launched.stdio
-    if streams.master >= 0:
-        console.connect_tty(streams.master)
-    else:
-        stdin = streams.stdin if streams.stdin >= 0 else None
-        console.connect_pipes(stdin, streams.stdout, streams.stderr)
+    try:
+        if streams.master >= 0:
+            console.connect_tty(streams.master)
+        else:
+            stdin = streams.stdin if streams.stdin >= 0 else None
+            console.connect_pipes(stdin, streams.stdout, streams.stderr)
+    except OSError:
+        with trio.CancelScope(shield=True), trio.move_on_after(PATIENCE):
+            launched.process.kill()
+            await launched.process.ended.wait()
+        raise
 
 
 def _remove_tree(path: str) -> None:

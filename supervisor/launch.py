@@ -17,7 +17,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import attrs
@@ -28,15 +28,17 @@ from supervisor.errors import (
     CommandNotFound,
     HostLacks,
     LaunchTimeout,
-    ShimLost,
+    LimitReached,
     StepFailed,
     SupError,
 )
-from supervisor.link import Link, Process, receive
+from supervisor.link import Link, Process, receive, shim_lost
 from supervisor.shim import protocol
 from supervisor.text import escape
 
 DEADLINE = 30.0
+PATIENCE = 5.0
+"""Seconds for what the kernel does at once: answering a request, dying of SIGKILL."""
 
 Send = Callable[[dict[str, Any], tuple[int, ...]], Awaitable[None]]
 
@@ -70,60 +72,96 @@ async def launch(
     stdin: bool,
     queued: float,
     extra: tuple[int, ...] = (),
+    maker: str = "",
 ) -> Launched:
-    """Make one process. Raises StepFailed, LaunchTimeout, ShimLost; nothing is left then."""
+    """Make one process. Raises SupError (StepFailed and its kinds, LaunchTimeout, ShimLost) and
+    OSError for what the supervisor itself lacks; nothing is left then."""
     asked = time.monotonic()
-    process = link.expect(name)
     with contextlib.ExitStack() as always, contextlib.ExitStack() as on_failure:
-        report, theirs = protocol.pair()
-        always.callback(report.close)
-        report.setblocking(False)
-        pipes, passed = _pipes(tty=tty, stdin=stdin)
-        for fd in (pipes.stdin, pipes.stdout, pipes.stderr):
-            if fd >= 0:
-                on_failure.callback(os.close, fd)
+        with contextlib.ExitStack() as passed:
+            report, theirs = report_pair(always, passed)
+            pipes, given = _pipes(on_failure, passed, tty=tty, stdin=stdin)
+            process = link.expect(name, maker)
+            try:
+                await send({**message, "id": name}, (theirs.fileno(), *given, *extra))
+            except BaseException:
+                link.forget(name)
+                raise
         try:
-            await send({**message, "id": name}, (theirs.fileno(), *passed, *extra))
-        except BaseException:
-            link.forget(name)
-            raise
-        finally:
-            theirs.close()
-            for fd in passed:
-                os.close(fd)
-        try:
-            with trio.fail_after(DEADLINE):
-                master, times = await _steps_done(report)
+            with deadline():
+                master, times = await _steps_done(report, process)
                 if master >= 0:
                     on_failure.callback(os.close, master)
                 await _executed(report)
-                await process.born.wait()
-        except BaseException as error:
-            await _undo(link, name, process, report)
-            if isinstance(error, trio.TooSlowError):
-                raise LaunchTimeout(f"{escape(name)} did not start within {DEADLINE:.0f} s") from None
+                await process.answered.wait()
+                if process.refused is not None or process.lost:
+                    raise await ended_early(process)
+        except BaseException:
+            report.close()
+            await undo(link, name, process)
             raise
         on_failure.pop_all()
     return Launched(process, attrs.evolve(pipes, master=master), _phases(queued, asked, times))
 
 
-def _pipes(*, tty: bool, stdin: bool) -> tuple[Stdio, list[int]]:
+@contextlib.contextmanager
+def deadline() -> Iterator[None]:
+    """For a handshake. Raises LaunchTimeout."""
+    try:
+        with trio.fail_after(DEADLINE):
+            yield
+    except trio.TooSlowError:
+        raise LaunchTimeout(
+            f"it did not start within {DEADLINE:g} s and was killed",
+            remedy="a mount or file that it needs may hang: see `dmesg`",
+        ) from None
+
+
+def report_pair(
+    always: contextlib.ExitStack, passed: contextlib.ExitStack
+) -> tuple[socket.socket, socket.socket]:
+    """Our end of a report socket, and the one to pass on, each closed by its stack."""
+    ours, theirs = protocol.pair()
+    always.callback(ours.close)
+    passed.callback(theirs.close)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def _pipes(
+    ours: contextlib.ExitStack, passed: contextlib.ExitStack, *, tty: bool, stdin: bool
+) -> tuple[Stdio, list[int]]:
     """Pipes for a process without a console: our ends, and those to pass on."""
+
+    def pipe() -> tuple[int, int]:
+        ends = os.pipe2(os.O_CLOEXEC)
+        return ends[0], ends[1]
+
+    def own(mine: int, their: int) -> int:
+        ours.callback(os.close, mine)
+        pass_on(their)
+        return mine
+
+    def pass_on(their: int) -> None:
+        passed.callback(os.close, their)
+        given.append(their)
+
+    given: list[int] = []
     if tty:
-        return Stdio(), []
-    out, their_out = os.pipe2(os.O_CLOEXEC)
-    err, their_err = os.pipe2(os.O_CLOEXEC)
+        return Stdio(), given
+    into = -1
     if stdin:
-        their_in, into = os.pipe2(os.O_CLOEXEC)
+        their_in, into = pipe()
+        own(into, their_in)
     else:
-        their_in, into = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1
-    return Stdio(stdin=into, stdout=out, stderr=err), [their_in, their_out, their_err]
+        pass_on(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    return Stdio(stdin=into, stdout=own(*pipe()), stderr=own(*pipe())), given
 
 
-async def _steps_done(report: socket.socket) -> tuple[int, list[int]]:
+async def _steps_done(report: socket.socket, process: Process) -> tuple[int, list[int]]:
     received = await receive(report)
     if received is None:
-        raise SupError("the container ended before it was set up", remedy="see `sup doctor`")
+        raise await ended_early(process)
     message, fds = received
     if "failed" in message:
         raise failure(message)
@@ -136,17 +174,27 @@ async def _executed(report: socket.socket) -> None:
         raise failure(received[0])
 
 
-async def _undo(link: Link, name: str, process: Process, report: socket.socket) -> None:
+async def ended_early(process: Process) -> SupError:
+    """Why a process went without a word."""
+    with trio.move_on_after(PATIENCE):
+        await process.ended.wait()
+    if process.lost:
+        return shim_lost()
+    if process.refused is not None:
+        return failure(process.refused)
+    remedy = "the kernel's log may say why (out of memory?): see `dmesg`"
+    if process.status is None:
+        return SupError("it was not started, and the shim does not say why", remedy=remedy)
+    return SupError(f"it ended with status {process.status} before it was set up", remedy=remedy)
+
+
+async def undo(link: Link, name: str, process: Process) -> None:
     """Leave nothing: the child is killed as soon as it is known, and its end awaited."""
-    report.close()
-    with trio.CancelScope(shield=True), trio.move_on_after(5):
-        with trio.move_on_after(0.5):  # a clone3 that failed has no birth
-            await process.born.wait()
-        if not process.born.is_set():
-            link.forget(name)
-            return
+    with trio.CancelScope(shield=True), trio.move_on_after(PATIENCE):
+        await process.answered.wait()
         process.kill()
         await process.ended.wait()
+    link.forget(name)  # a later birth is killed at once
 
 
 def _phases(queued: float, asked: float, times: list[int]) -> dict[str, float]:
@@ -160,16 +208,21 @@ def _phases(queued: float, asked: float, times: list[int]) -> dict[str, float]:
     }
 
 
+_PROCESSES = "raise kernel.pid_max, RLIMIT_NPROC or the cgroup's pids.max, or end something"
 _REMEDIES = {
-    "setuser": "name a user that the container's /etc/passwd has, or a number",
-    "chdir": "give a directory that exists in the container",
-    "open_tree": "give a path that exists on the host",
-    "overlay": "give a directory that exists, on a file system that overlayfs takes",
+    ("setuser", 0): "name a user that the container's /etc/passwd has, or a number",
+    ("chdir", 0): "give a directory that exists in the container",
+    ("open_tree", 0): "give a path that exists on the host",
+    ("clone3", errno.EAGAIN): _PROCESSES,
+    ("fork", errno.EAGAIN): _PROCESSES,
+    ("clone3", errno.ENOSPC): "raise the limits user.max_*_namespaces: see `sup doctor`",
+    ("open", errno.ENOSPC): "raise kernel.pty.max, or end something that holds a terminal",
+    ("recvmsg", errno.EMFILE): "raise the limit of open files (ulimit -n, LimitNOFILE=)",
 }
 
 
 def failure(message: dict[str, Any]) -> SupError:
-    """The error that a child reported, as the exception of its kind."""
+    """The error that a child or the shim reported, as the exception of its kind."""
     call, *arguments = message["step"]
     number = message["errno"]
     shown = ", ".join(escape(str(part)) for part in arguments)
@@ -181,7 +234,23 @@ def failure(message: dict[str, Any]) -> SupError:
             f"{call} is not permitted here",
             remedy="namespaces are forbidden to this user: see `sup doctor`",
         )
-    return StepFailed(call, shown, number, _REMEDIES.get(call, ""))
+    remedy = _REMEDIES.get((call, number)) or _REMEDIES.get((call, 0), "")
+    return StepFailed(call, shown, number, remedy)
 
 
-__all__ = ["DEADLINE", "Launched", "ShimLost", "Stdio", "failure", "launch"]
+_SHORT = {
+    errno.EMFILE: "raise the supervisor's limit of open files (ulimit -n, LimitNOFILE=)",
+    errno.ENFILE: "raise fs.file-max, or end something",
+    errno.ENOSPC: "make room, or choose another place with --root DIR",
+    errno.EDQUOT: "make room, or choose another place with --root DIR",
+    errno.ENOMEM: "end something, or give the host more memory",
+    errno.ETOOMANYREFS: "raise the supervisor's limit of open files (ulimit -n, LimitNOFILE=)",
+}
+
+
+def lacking(what: str, error: OSError) -> SupError:
+    """An OSError of the supervisor's own, as one sentence and what to do."""
+    on = f" ({escape(os.fsdecode(error.filename))})" if error.filename else ""
+    reason = error.strerror or type(error).__name__
+    remedy = _SHORT.get(error.errno or 0, "")
+    return (LimitReached if remedy else SupError)(f"{what}: {reason}{on}", remedy=remedy)

@@ -6,6 +6,7 @@ One task reads the control socket; whoever awaits a container has a `Process` th
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -17,6 +18,9 @@ from supervisor.errors import ShimLost
 from supervisor.shim import protocol
 
 
+_END_PATIENCE = 5.0
+
+
 class Process:
     """A child of the shim, known by its pidfd from birth to reaping."""
 
@@ -25,7 +29,12 @@ class Process:
         self.pidfd = -1
         self.status: int | None = None
         self.lost = False
-        self.born = trio.Event()
+        self.refused: dict[str, Any] | None = None
+        """Why it never came to be, or cannot be held."""
+        self.maker = ""
+        """The template that was asked for it, if it was one."""
+        self.answered = trio.Event()
+        """It was born, or refused."""
         self.ended = trio.Event()
 
     def signal(self, signum: int) -> None:
@@ -38,6 +47,13 @@ class Process:
         """SIGKILL, if it lives."""
         with contextlib.suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
+
+    def end(self, status: int) -> None:
+        """It was reaped, or never was."""
+        self.status = status
+        self.close()
+        self.answered.set()
+        self.ended.set()
 
     def close(self) -> None:
         if self.pidfd >= 0:
@@ -55,14 +71,19 @@ class Link:
         self._sending = trio.Lock()
         self.lost = trio.Event()
 
-    def expect(self, name: str) -> Process:
-        """Be told of the child that a request with this id makes."""
+    def expect(self, name: str, maker: str = "") -> Process:
+        """Be told of the child that a request with this id makes. Raises ShimLost."""
+        if self.lost.is_set():
+            raise shim_lost()
         process = self._processes[name] = Process()
+        process.maker = maker
         return process
 
     def forget(self, name: str) -> None:
-        """The request was never sent, or its child never came to be."""
-        self._processes.pop(name, None)
+        """The request was never sent, or nobody waits for its child any more."""
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.close()
 
     async def send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         """Send a request to the shim. Raises ShimLost."""
@@ -70,33 +91,84 @@ class Link:
             await send(self._control, message, fds)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Read what the shim tells until it goes; then everything it held counts as killed."""
+        """Read what the shim tells until it goes; then everything it held is dead."""
         task_status.started()
         try:
-            while (received := await receive(self._control)) is not None:
-                self._dispatch(*received)
+            async with trio.open_nursery() as nursery:
+                await self._read(nursery)
+                nursery.cancel_scope.cancel()
         finally:
             self.lost.set()
-            for process in self._processes.values():
-                process.lost = True
-                process.status = 128 + signal.SIGKILL
-                process.born.set()
-                process.ended.set()
+            with trio.CancelScope(shield=True):
+                await self._end_all()
+
+    async def _read(self, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                received = await receive(self._control)
+            except protocol.Truncated as cut:
+                self._renounce(cut)
+                # Not by this task: the shim may be waiting for it to read.
+                nursery.start_soon(self._kill, cut.id)
+                continue
+            if received is None:
+                return
+            self._dispatch(*received)
 
     def _dispatch(self, message: dict[str, Any], fds: list[int]) -> None:
-        process = self._processes.get(message["id"])
-        if message["event"] == "spawned":
-            if process is None:
-                for fd in fds:
-                    os.close(fd)
-                return
-            process.pid, process.pidfd = message["pid"], fds[0]
-            process.born.set()
+        name, event = message["id"], message["event"]
+        process = self._processes.get(name)
+        if event == "spawned":
+            if process is None:  # given up before it was born
+                process = Process()
+                process.pidfd = fds[0]
+                process.kill()
+                process.close()
+            else:
+                process.pid, process.pidfd = message["pid"], fds[0]
+                process.answered.set()
         elif process is not None:
-            del self._processes[message["id"]]
-            process.close()
-            process.status = message["status"]
-            process.ended.set()
+            del self._processes[name]
+            if event == "refused":
+                process.refused = {"step": [message["call"]], "errno": message["errno"]}
+            process.end(message.get("status", 0))
+            self._unmade(name)
+
+    def _unmade(self, maker: str) -> None:
+        """Every birth is told before its template's end: what is not born by then never will be."""
+        for name, process in list(self._processes.items()):
+            if process.maker == maker and not process.answered.is_set():
+                del self._processes[name]
+                process.refused = {"step": ["clone3", "by the template"], "errno": errno.ESRCH}
+                process.end(0)
+
+    def _renounce(self, cut: protocol.Truncated) -> None:
+        """A child was born, and its pidfd found no place here: it cannot be held."""
+        process = self._processes.get(cut.id)
+        if process is not None:
+            process.refused = {"step": ["recvmsg", "pidfd"], "errno": cut.errno}
+            process.answered.set()
+
+    async def _kill(self, name: str) -> None:
+        with contextlib.suppress(ShimLost):
+            await self.send({"op": "kill", "id": name})
+
+    async def _end_all(self) -> None:
+        """The kernel kills what a dead shim held (PR_SET_PDEATHSIG); see to it, and await it."""
+        held = [process for process in self._processes.values() if process.pidfd >= 0]
+        for process in held:
+            process.kill()
+        with trio.move_on_after(_END_PATIENCE):
+            for process in held:
+                await trio.lowlevel.wait_readable(process.pidfd)
+        for process in self._processes.values():
+            process.lost = True
+            process.end(128 + signal.SIGKILL)
+        self._processes.clear()
+
+
+def shim_lost() -> ShimLost:
+    return ShimLost("the shim is gone", remedy="see the log named by `sup info`")
 
 
 async def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
@@ -118,6 +190,6 @@ async def send(sock: socket.socket, message: dict[str, Any], fds: tuple[int, ...
         except BlockingIOError:
             await trio.lowlevel.wait_writable(sock)
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise ShimLost("the shim is gone", remedy="see the log named by `sup info`") from error
+            raise shim_lost() from error
         else:
             return

@@ -29,30 +29,17 @@ from supervisor.errors import LimitReached
 from supervisor.fleet import Registry
 from supervisor.fleetfile import FleetEntry
 from supervisor.host import HostFacts, build_skeleton, gather
-from supervisor.launch import failure
-from supervisor.link import Link, receive, send
+from supervisor.link import Link
 from supervisor.paths import Paths
 from supervisor.plan import Plan, compile
 from supervisor.shim import protocol
 from supervisor.spec import ContainerSpec
+from supervisor.template import Template, open_template
 
 _IN_FLIGHT = 64
 _TEMPLATE_FROM = 3  # below, a template's own fork costs more than it saves
 
 OnChange = Callable[[Container], None]
-
-
-class Template:
-    """A process that holds what the replicas of a fleet share, and clones them."""
-
-    def __init__(self, requests: socket.socket) -> None:
-        self._requests = requests
-        self._sending = trio.Lock()
-
-    async def send(self, message: dict[str, object], fds: tuple[int, ...]) -> None:
-        """Ask for one replica."""
-        async with self._sending:
-            await send(self._requests, message, fds)
 
 
 class Supervisor:
@@ -181,7 +168,8 @@ class Supervisor:
 
         async def worker(template: Template | None) -> None:
             for container in waiting:
-                await container.start(plan, template)
+                if container.state is State.CREATED:  # else it was stopped while it waited
+                    await _start_or_remove(container, plan, template)
 
         try:
             async with (
@@ -191,9 +179,10 @@ class Supervisor:
                 for _ in range(min(_IN_FLIGHT, len(containers))):
                     nursery.start_soon(worker, template)
         except BaseException:
-            for container in containers:
-                if container.state is State.CREATED:
-                    self.forget(container)
+            with trio.CancelScope(shield=True):
+                for container in containers:
+                    if container.state is State.CREATED:
+                        await container.remove(force=True)
             raise
 
     @contextlib.asynccontextmanager
@@ -202,21 +191,8 @@ class Supervisor:
         if n < _TEMPLATE_FROM or not plan.shared or not plan.pivots_shared:
             yield None
             return
-        requests, theirs = protocol.pair()
-        report, their_report = protocol.pair()
-        with requests, report:
-            requests.setblocking(False)
-            report.setblocking(False)
-            message = {"op": "template", "id": "", **plan.template()}
-            try:
-                await self.link.send(message, (their_report.fileno(), theirs.fileno()))
-            finally:
-                theirs.close()
-                their_report.close()
-            failed = await receive(report)
-            if failed is not None:
-                raise failure(failed[0])
-            yield Template(requests)
+        async with open_template(self.link, plan) as template:
+            yield template
 
     # -- the whole ---------------------------------------------------------------------------------
 
@@ -258,6 +234,15 @@ class Supervisor:
 
             nursery.start_soon(watch, self._stopping)
             nursery.start_soon(watch, self.link.lost)
+
+
+async def _start_or_remove(container: Container, plan: Plan, template: Template | None) -> None:
+    try:
+        await container.start(plan, template)
+    except trio.Cancelled:
+        with trio.CancelScope(shield=True):
+            await container.remove(force=True)
+        raise
 
 
 async def _end(container: Container) -> None:

@@ -130,6 +130,11 @@ def children(reap: bool = False) -> set[int]:
     return found
 
 
+def children_of(parent: int) -> set[int]:
+    """Children of a process, zombies among them."""
+    return {pid for pid in processes() if _stat(pid)[1] == parent}
+
+
 def _known_to_subprocess() -> set[int]:
     return {child.pid for child in getattr(subprocess, "_active", ()) or ()}
 
@@ -159,11 +164,13 @@ def cgroups() -> set[str]:
     return found
 
 
-def descriptors() -> set[str]:
+def descriptors(pid: int = 0) -> set[str]:
+    """Open descriptors of this process or another, with what they are."""
+    directory = f"/proc/{pid or 'self'}/fd"
     found = set()
-    for number in os.listdir("/proc/self/fd"):
+    for number in os.listdir(directory):
         try:
-            found.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
+            found.add(f"{number} {os.readlink(f'{directory}/{number}')}")
         except FileNotFoundError:
             continue  # the listing's own
     return found

@@ -7,6 +7,7 @@ into the ring. Only a viewer that asked for losslessness holds a console back.
 from __future__ import annotations
 
 import fcntl
+import os
 import struct
 import sys
 import termios
@@ -77,22 +78,37 @@ class Console:
     # -- connecting
 
     def connect_tty(self, master_fd: int) -> None:
-        """Serve a terminal by its master; the fd belongs to the console from now on."""
+        """Serve a terminal by its master; the fd belongs to the console from now on. Raises OSError."""
         self._connect(tty=True)
-        self._input = Channel(self.hub, master_fd, tty=True, sink=self._sink("out"))
-        self._outputs = [self._input]
+        self._outputs = self._channels((master_fd, self._sink("out")))
+        self._input = self._outputs[0]
         self._apply_size(self._size)
         self.apply_owner_size()
 
     def connect_pipes(self, stdin_fd: int | None, stdout_fd: int, stderr_fd: int | None) -> None:
-        """Serve pipes; the fds belong to the console from now on."""
+        """Serve pipes; the fds belong to the console from now on. Raises OSError."""
         self._connect(tty=False)
-        outputs = [(stdout_fd, "out")] + ([(stderr_fd, "err")] if stderr_fd is not None else [])
-        self._outputs = [
-            Channel(self.hub, fd, tty=False, sink=self._sink(kind)) for fd, kind in outputs
-        ]
+        wanted: list[tuple[int, Sink | None]] = [(stdout_fd, self._sink("out"))]
+        wanted += [(stderr_fd, self._sink("err"))] if stderr_fd is not None else []
+        wanted += [(stdin_fd, None)] if stdin_fd is not None else []
+        channels = self._channels(*wanted)
         if stdin_fd is not None:
-            self._input = Channel(self.hub, stdin_fd, tty=False)
+            self._input = channels.pop()
+        self._outputs = channels
+
+    def _channels(self, *wanted: tuple[int, Sink | None]) -> list[Channel]:
+        """All or none: the fds are ours either way."""
+        made: list[Channel] = []
+        try:
+            for fd, sink in wanted:
+                made.append(Channel(self.hub, fd, tty=self.tty, sink=sink))
+        except OSError:
+            for channel in made:
+                channel.close()
+            for fd, _ in wanted[len(made) :]:
+                os.close(fd)
+            raise
+        return made
 
     def _connect(self, *, tty: bool) -> None:
         if self._outputs:

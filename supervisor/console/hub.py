@@ -56,8 +56,8 @@ class ConsoleHub:
         self._epoll.close()
 
     def add(self, channel: Channel, events: int) -> None:
-        self._channels[channel.fd] = channel
         self._epoll.register(channel.fd, events)
+        self._channels[channel.fd] = channel
 
     def rearm(self, channel: Channel, events: int) -> None:
         """Ask for `events`; what is ready already is reported once more."""

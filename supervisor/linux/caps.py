@@ -76,21 +76,22 @@ def mask(names: frozenset[str] | tuple[str, ...]) -> int:
 def drop_bounding(keep: int) -> None:
     """Drop every capability that `keep` lacks from the bounding set."""
     for number in range(64):
+        if keep >> number & 1:
+            continue
         try:
-            held = prctl(PR_CAPBSET_READ, number)
+            prctl(PR_CAPBSET_DROP, number)
         except OSError as error:
             if error.errno == errno.EINVAL:  # past the last capability this kernel knows
                 return
-            raise
-        if held and not keep >> number & 1:
-            prctl(PR_CAPBSET_DROP, number)
+            if prctl(PR_CAPBSET_READ, number):  # without CAP_SETPCAP: no harm where it is not there
+                raise
 
 
 def set_sets(machine: str, keep: int) -> None:
-    """Permitted and effective := what is permitted now, cut by `keep`; inheritable := empty."""
+    """Permitted and effective := what is permitted now, cut by `keep`; inheritable (and with it
+    ambient) := empty."""
     header = struct.pack("=Ii", _VERSION_3, 0)
-    data = bytearray(24)
-    buffer = bytes(data)
+    buffer = bytes(bytearray(24))
     syscall(_SYS_CAPGET[machine], header, buffer)
     words = struct.unpack("=6I", buffer)
     permitted = (words[1] | words[4] << 32) & keep

@@ -1,7 +1,9 @@
 """prctl(2), close_range(2), waitid(2): what a process says about itself and its children.
 
 Facts:
-* PR_SET_PDEATHSIG is cleared by execve of a set-id file and by a change of uid: set it last.
+* PR_SET_PDEATHSIG is cleared by execve of a set-id file and by a change of uid: set it last. It says
+  nothing of a parent that has died already, and getppid(2) is 0 for any parent outside the pid
+  namespace: only a pidfd tells.
 * waitid by pidfd costs the same however many children there are; P_ALL walks them all.
 * Children with exit signal 0 are seen with __WALL only; an orphan that a subreaper adopts gets
   SIGCHLD as its exit signal.
@@ -10,6 +12,8 @@ Facts:
 from __future__ import annotations
 
 import os
+import select
+import signal
 
 from supervisor.linux.libc import prctl, syscall
 
@@ -33,6 +37,15 @@ def set_name(name: bytes) -> None:
 def set_death_signal(signum: int) -> None:
     """Have the kernel send `signum` when the parent dies."""
     prctl(PR_SET_PDEATHSIG, signum)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent dies, known by its pidfd `parent`; now, if it is dead."""
+    set_death_signal(signal.SIGKILL)
+    poll = select.poll()
+    poll.register(parent, select.POLLIN)
+    if poll.poll(0):
+        os._exit(128 + signal.SIGKILL)
 
 
 def become_subreaper() -> None:

@@ -2,7 +2,8 @@
 
 Nothing here returns: every way out is `os._exit`. The report socket tells the supervisor how far the
 launch came: one message with the console's master once the steps are done, end of file when the
-workload's execve succeeded (the socket is close-on-exec), and a message naming the step when not.
+workload's execve succeeded (the socket is close-on-exec), and a message naming the step when not. `parent` is a pidfd of
+the shim: nothing outlives it.
 """
 
 from __future__ import annotations
@@ -14,21 +15,23 @@ import signal
 import socket
 import termios
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from supervisor.linux import clone, libc, mount, process, pty
-from supervisor.shim import init, protocol, steps
+from supervisor.shim import init, protocol, spawn, steps
 
 Request = dict[str, Any]
 
 _LAUNCH_FAILED = 125
+_T = TypeVar("_T")
 
 
-def become_container(request: Request, report_fd: int, stdio: list[int]) -> None:
+def become_container(request: Request, report_fd: int, stdio: list[int], parent: int) -> None:
     """Run a container's plan in a fresh clone; never returns."""
     report = socket.socket(fileno=report_fd)
     try:
-        process.set_death_signal(signal.SIGKILL)
+        process.die_with(parent)
         signal.pthread_sigmask(signal.SIG_BLOCK, init.SIGNALS)
         state = steps.State(request["values"])
         state.report = report
@@ -37,13 +40,23 @@ def become_container(request: Request, report_fd: int, stdio: list[int]) -> None
         mounted = time.monotonic_ns()
         stdio = _stdio(state, request, report, stdio, started, mounted)
         if request["init"]:
-            _fork_workload(state, request, report, stdio)
-        _become_workload(state, request, report, stdio)
+            _spawn_workload(state, request, stdio)
+            _fork_workload(request, report)
+        _become_workload(state, request, stdio, parent)
     except steps.StepError as error:
         _tell(report, error)
     except BaseException as error:  # nothing may climb out of a clone
-        _tell(report, steps.StepError(-1, [type(error).__name__, str(error)], OSError(errno.EIO)))
+        cause = error if isinstance(error, OSError) else OSError(errno.EIO)
+        _tell(report, steps.StepError(-1, [type(error).__name__, str(error)], cause))
     os._exit(_LAUNCH_FAILED)
+
+
+def _named(step: steps.Step, call: Callable[..., _T], *arguments: Any) -> _T:
+    """Call; an OSError is told as the failure of `step`."""
+    try:
+        return call(*arguments)
+    except OSError as error:
+        raise steps.StepError(-1, step, error) from error
 
 
 def _tell(report: socket.socket, error: steps.StepError) -> None:
@@ -51,7 +64,7 @@ def _tell(report: socket.socket, error: steps.StepError) -> None:
     try:
         protocol.send(report, message)
     except OSError:
-        os._exit(_LAUNCH_FAILED)  # the supervisor has gone: nobody is left to tell
+        return  # the supervisor gave this launch up, or is gone: nobody is left to tell
 
 
 def _stdio(
@@ -65,15 +78,14 @@ def _stdio(
     """The workload's descriptors 0, 1, 2: a console's slave, or the pipes that came along."""
     fds: tuple[int, ...] = ()
     if request["ptmx"]:
-        try:
-            master, slave = pty.open_pair(os.fsencode(request["ptmx"]))
-            if request.get("console"):
-                _bind_console(slave)
-        except OSError as error:
-            raise steps.StepError(-1, ["open", request["ptmx"]], error) from error
+        path = request["ptmx"]
+        master, slave = _named(["open", path], pty.open_pair, os.fsencode(path))
+        if request.get("console"):
+            _named(["move_mount", "/dev/console"], _bind_console, slave)
         fds, stdio = (master,), [slave, slave, slave]
     times = [started, mounted, time.monotonic_ns()]
-    protocol.send(report, {"times": times}, fds)
+    message = {"id": request["id"], "times": times}
+    _named(["sendmsg", "console"], protocol.send, report, message, fds)
     if fds:
         os.close(fds[0])
     return stdio
@@ -88,13 +100,11 @@ def _bind_console(slave: int) -> None:
     os.close(tree)
 
 
-def _fork_workload(
-    state: steps.State, request: Request, report: socket.socket, stdio: list[int]
-) -> None:
+def _fork_workload(request: Request, report: socket.socket) -> None:
     """In PID 1: fork the workload, keep nothing open, be init, exit with its status."""
     if not request["pid_namespace"]:
         process.become_subreaper()
-    workload = os.fork()
+    workload = _named(["fork"], os.fork)
     if workload == 0:
         return
     report.detach()
@@ -102,21 +112,38 @@ def _fork_workload(
     os._exit(init.run(workload))
 
 
-def _become_workload(
-    state: steps.State, request: Request, report: socket.socket, stdio: list[int]
-) -> None:
+def _spawn_workload(state: steps.State, request: Request, stdio: list[int]) -> None:
+    """In PID 1: the same without a copy of it. Returns only where that cannot be done."""
+    terminal: bytes | None = b""
+    if request["ptmx"]:
+        terminal = spawn.terminal_path(stdio[0], request["ptmx"])
+    if terminal is None or not spawn.possible(request, stdio):
+        return
+    process.close_from(3, on_exec=True)
+    spawn.prepare(state, request)
+    argv, env, candidates = _command(state, request)
+    actions = spawn.place(stdio, terminal)
+
+    def attempt(candidate: str) -> None:
+        os.stat(candidate)  # cheaper than a clone that finds nothing
+        spawn.be_init(spawn.spawn(candidate, argv, env, actions))
+
+    raise _first_refusal(candidates, attempt, request, argv[0])
+
+
+def _become_workload(state: steps.State, request: Request, stdio: list[int], parent: int) -> None:
     os.setsid()
     if request["ptmx"]:
-        fcntl.ioctl(stdio[0], termios.TIOCSCTTY, 0)
-    _place_stdio(stdio)
+        _named(["ioctl", "TIOCSCTTY"], fcntl.ioctl, stdio[0], termios.TIOCSCTTY, 0)
+    _named(["dup2"], _place_stdio, stdio)
     process.close_from(3, on_exec=True)
     _close_directories(state)
     steps.run(state, request["workload"], len(request["own"]))
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     for signum in (signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ):  # what Python changed
         signal.signal(signum, signal.SIG_DFL)
-    process.set_death_signal(signal.SIGKILL)
-    _execute(state, request, report)
+    process.die_with(parent)
+    _execute(state, request)
 
 
 def _place_stdio(stdio: list[int]) -> None:
@@ -132,7 +159,17 @@ def _close_directories(state: steps.State) -> None:
     state.held.clear()
 
 
-def _execute(state: steps.State, request: Request, report: socket.socket) -> None:
+def _execute(state: steps.State, request: Request) -> None:
+    argv, env, candidates = _command(state, request)
+
+    def attempt(candidate: str) -> None:
+        os.execve(candidate, argv, env)
+
+    raise _first_refusal(candidates, attempt, request, argv[0])
+
+
+def _command(state: steps.State, request: Request) -> tuple[list[str], dict[str, str], list[str]]:
+    """argv, environment and the paths to try."""
     env: dict[str, str] = dict(request["env"])
     user = state.user
     argv: list[str] = request["argv"]
@@ -147,17 +184,17 @@ def _execute(state: steps.State, request: Request, report: socket.socket) -> Non
     elif "/" not in argv[0]:
         path = env.get("PATH", os.defpath).split(":")
         candidates = [os.path.join(entry or ".", argv[0]) for entry in path]
-    raise _first_refusal(candidates, argv, env, len(request["own"]) + len(request["workload"]))
+    return argv, env, candidates
 
 
 def _first_refusal(
-    candidates: list[str], argv: list[str], env: dict[str, str], index: int
+    candidates: list[str], attempt: Callable[[str], None], request: Request, name: str
 ) -> steps.StepError:
-    """execve each candidate; as execvp(3) does, EACCES is remembered over ENOENT."""
+    """Attempt each candidate; as execvp(3) does, EACCES is remembered over ENOENT."""
     refused = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     for candidate in candidates:
         try:
-            os.execve(candidate, argv, env)
+            attempt(candidate)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 refused = error
@@ -165,46 +202,54 @@ def _first_refusal(
                     break
         except ValueError as error:  # an empty name, or NUL within
             refused = OSError(errno.EINVAL, str(error))
-    return steps.StepError(index, ["execve", argv[0].removeprefix("-")], refused)
+    index = len(request["own"]) + len(request["workload"])
+    return steps.StepError(index, ["execve", name.removeprefix("-")], refused)
 
 
-def become_joiner(request: Request, report_fd: int, stdio: list[int], births: socket.socket) -> None:
+def become_joiner(
+    request: Request, report_fd: int, stdio: list[int], births: socket.socket, parent: int
+) -> None:
     """Run a command in the namespaces of the process whose pidfd is the last of `stdio`.
 
     This clone of the shim only joins: what it clones there is the shim's child by CLONE_PARENT,
     and is announced to it by `births`. Never returns."""
     try:
-        libc.setns(stdio.pop(), request["join"])
-        give_birth(request, report_fd, stdio, births)
-    except BaseException as error:
-        number = error.errno if isinstance(error, OSError) else None
-        failure = steps.StepError(-1, ["setns"], OSError(number or errno.EIO))
-        _tell(socket.socket(fileno=report_fd), failure)
+        process.die_with(parent)
+        _named(["setns"], libc.setns, stdio.pop(), request["join"])
+        _named(["clone3"], give_birth, request, report_fd, stdio, births, parent)
+    except steps.StepError as error:
+        _refuse(births, request["id"], error.step[0], error.errno)
     os._exit(_LAUNCH_FAILED)
 
 
-def give_birth(request: Request, report_fd: int, stdio: list[int], births: socket.socket) -> None:
-    """Clone a container whose parent is the shim, and tell the shim."""
+def give_birth(
+    request: Request, report_fd: int, stdio: list[int], births: socket.socket, parent: int
+) -> None:
+    """Clone a container whose parent is the shim, and tell the shim. Raises OSError from clone3."""
     pid, pidfd = clone.clone3(request["flags"] | clone.CLONE_PARENT)
     if pid == 0:
-        become_container(request, report_fd, stdio)
-    protocol.send(births, {"id": request["id"], "pid": pid}, (pidfd,))
-    os.close(pidfd)
+        become_container(request, report_fd, stdio, parent)
+    try:
+        protocol.send(births, {"id": request["id"], "pid": pid}, (pidfd,))
+    except OSError:  # no descriptor may be in flight: the shim has to look for it by its number
+        protocol.send(births, {"id": request["id"], "pid": pid})
+    finally:
+        os.close(pidfd)
 
 
 def become_template(
-    request: Request, report_fd: int, requests: socket.socket, births: socket.socket
+    request: Request, report_fd: int, requests: socket.socket, births: socket.socket, parent: int
 ) -> None:
     """Build what all replicas share, then clone one for each request until the socket closes.
 
     A request is `{"id", "values"}` with the replica's report socket and stdio. Never returns."""
     report = socket.socket(fileno=report_fd)
     try:
-        process.set_death_signal(signal.SIGKILL)
+        process.die_with(parent)
         steps.run(steps.State({}), request["shared"])
         report.close()
-        while (received := protocol.receive(requests)) is not None:
-            _replicate(request, *received, births)
+        while _replicate(request, requests, births, parent):
+            pass
     except steps.StepError as error:
         _tell(report, error)
     except OSError:
@@ -212,11 +257,25 @@ def become_template(
     os._exit(0)
 
 
-def _replicate(request: Request, replica: Request, fds: list[int], births: socket.socket) -> None:
+def _replicate(request: Request, requests: socket.socket, births: socket.socket, parent: int) -> bool:
+    """One replica; False when no more are asked for."""
     try:
-        give_birth({**request, **replica}, fds[0], fds[1:], births)
+        received = protocol.receive(requests)
+    except protocol.Truncated as cut:
+        _refuse(births, cut.id, "recvmsg", cut.errno or errno.EMFILE)
+        return True
+    if received is None:
+        return False
+    replica, fds = received
+    try:
+        give_birth({**request, **replica}, fds[0], fds[1:], births, parent)
     except OSError as error:
-        with socket.socket(fileno=os.dup(fds[0])) as report:
-            _tell(report, steps.StepError(-1, ["clone3"], error))
+        _refuse(births, replica["id"], "clone3", error.errno or errno.EIO)
     for fd in fds:
         os.close(fd)
+    return True
+
+
+def _refuse(births: socket.socket, name: str, call: str, number: int) -> None:
+    """Tell, by way of the shim, that a request made no process."""
+    protocol.send(births, {"id": name, "refused": call, "errno": number})

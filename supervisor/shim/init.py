@@ -15,7 +15,7 @@ import signal
 
 # Sent by the kernel for a fault of the process itself: to block them would only hide the fault.
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP}
-SIGNALS = signal.valid_signals() - _FAULTS
+SIGNALS = tuple(int(signum) for signum in signal.valid_signals() - _FAULTS)
 
 
 def reap(workload: int) -> int | None:

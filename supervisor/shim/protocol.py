@@ -4,11 +4,14 @@ Facts:
 * One sendmsg(2) is one message, whole or not at all; its size is bounded by the send buffer (some
   200 KB by default): what is larger travels in a memfd, as the last descriptor.
 * Descriptors arrive by SCM_RIGHTS (unix(7)), close-on-exec by MSG_CMSG_CLOEXEC.
+* A receiver at its limit of open files gets the bytes and not the descriptors (MSG_CTRUNC): every
+  message therefore says in its bytes whose it is, also one that travels in a memfd.
 """
 
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import socket
@@ -19,6 +22,16 @@ Message = dict[str, Any]
 _INLINE = 64 * 1024
 _MAX_FDS = 16
 _BIG = b"\0"
+
+
+class Truncated(OSError):
+    """A message came without its descriptors: no more may be opened. One from a memfd is lost but for
+    its `id`."""
+
+    def __init__(self, message: Message) -> None:
+        super().__init__(errno.EMFILE, os.strerror(errno.EMFILE))
+        self.message = message
+        self.id: str = message.get("id", "")
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -36,7 +49,7 @@ def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> No
     try:
         with open(memfd, "wb", closefd=False) as file:
             file.write(data)
-        _sendmsg(sock, _BIG, (*fds, memfd))
+        _sendmsg(sock, _BIG + message.get("id", "").encode(), (*fds, memfd))
     finally:
         os.close(memfd)
 
@@ -47,8 +60,10 @@ def _sendmsg(sock: socket.socket, data: bytes, fds: tuple[int, ...]) -> None:
 
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
-    """The next message and its descriptors, None at the end. Raises BlockingIOError, OSError."""
-    data, ancillary, _, _ = sock.recvmsg(
+    """The next message and its descriptors, None at the end.
+
+    Raises BlockingIOError, Truncated, OSError."""
+    data, ancillary, flags, _ = sock.recvmsg(
         _INLINE + 1, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
     )
     fds = array.array("i")
@@ -57,8 +72,12 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
             fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])
     if not data:
         return None
-    held = list(fds)
-    if data == _BIG:
+    big, held = data.startswith(_BIG), list(fds)
+    if flags & socket.MSG_CTRUNC:
+        for fd in held:
+            os.close(fd)
+        raise Truncated({"id": data[1:].decode()} if big else json.loads(data))
+    if big:
         with open(held.pop(), "rb") as file:
             file.seek(0)
             data = file.read()

@@ -2,8 +2,9 @@
 
 Requests come over one message socket, the control socket, from the supervisor:
 `spawn`, `template`, `exec`; each carries descriptors, the first of them the report socket of what is
-to be made. The shim answers with `spawned` (with a pidfd) and, once reaped, `exited`. When the control
-socket closes, every container is killed and reaped, and the shim ends.
+to be made. Each is answered once: with `refused`, or with `spawned` (with a pidfd) and, once that is
+reaped, `exited`. `kill` is for a child whose pidfd could not be taken. When the control socket closes,
+every container is killed and reaped, and the shim ends.
 """
 
 from __future__ import annotations
@@ -15,12 +16,20 @@ import select
 import signal
 import socket
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from supervisor.linux import clone, process
 from supervisor.shim import child, protocol
 
 Request = dict[str, Any]
+
+
+class Child(NamedTuple):
+    """One that lives. The supervisor knows it by `name`, or not at all ("")."""
+
+    name: str
+    pid: int
+    helper: bool
 
 
 class Shim:
@@ -30,7 +39,8 @@ class Shim:
         self.control = control
         self.births, self.announce = protocol.pair()
         self.births.setblocking(False)
-        self.living: dict[int, tuple[str, int]] = {}  # pidfd -> (id, pid); id "" for helpers
+        self.pidfd = os.pidfd_open(os.getpid())
+        self.living: dict[int, Child] = {}
         self.helpers = 0
         self.epoll = select.epoll()
         self.epoll.register(control, select.EPOLLIN)
@@ -66,42 +76,60 @@ class Shim:
             received = protocol.receive(self.control)
         except ConnectionResetError:
             return False
+        except protocol.Truncated as cut:
+            self.refuse(cut.id, "recvmsg", cut)
+            return True
         if received is None:
             return False
         request, fds = received
         try:
-            self.make(request, fds)
+            if request["op"] == "kill":
+                self.kill(request["id"])
+            else:
+                self.make(request, fds)
         except OSError as error:
-            self.refuse(fds[0], error)
+            self.refuse(request["id"], "clone3", error)
         finally:
             for fd in fds:
                 os.close(fd)
         return True
 
-    def refuse(self, report_fd: int, error: OSError) -> None:
-        message = {"failed": -1, "step": ["clone3"], "errno": error.errno or errno.EIO}
-        with socket.socket(fileno=os.dup(report_fd)) as report:
-            protocol.send(report, message)
+    def refuse(self, name: str, call: str, error: OSError) -> None:
+        number = error.errno or errno.EIO
+        self.tell({"event": "refused", "id": name, "call": call, "errno": number})
+
+    def kill(self, name: str) -> None:
+        for pidfd, one in self.living.items():
+            if one.name == name:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def make(self, request: Request, fds: list[int]) -> None:
         """Clone what `request` describes. Raises OSError."""
         kind = request["op"]
         pid, pidfd = clone.clone3(request["flags"] if kind != "exec" else 0)
         if pid == 0:
-            self.forget_in_child(fds)
-            if kind == "spawn":
-                self.announce.close()
-                child.become_container(request, fds[0], fds[1:])
-            elif kind == "exec":
-                child.become_joiner(request, fds[0], fds[1:], self.announce)
-            else:
-                template = {**request, "flags": request["replica_flags"]}
-                requests = socket.socket(fileno=fds[1])
-                child.become_template(template, fds[0], requests, self.announce)
-        self.add(pidfd, request["id"] if kind == "spawn" else "", pid)
+            try:
+                self.forget_in_child()
+                self.become(kind, request, fds)
+            finally:
+                os._exit(1)  # a second shim would be worse than anything
+        # What the joiner makes has the request's name, not the joiner.
+        self.add(pidfd, request["id"] if kind != "exec" else "", pid, helper=kind != "spawn")
 
-    def forget_in_child(self, keep: list[int]) -> None:
-        """In a clone: nothing of the shim's but the request's descriptors stays open."""
+    def become(self, kind: str, request: Request, fds: list[int]) -> None:
+        """In a clone. Never returns."""
+        if kind == "spawn":
+            self.announce.close()
+            child.become_container(request, fds[0], fds[1:], self.pidfd)
+        elif kind == "exec":
+            child.become_joiner(request, fds[0], fds[1:], self.announce, self.pidfd)
+        else:
+            template = {**request, "flags": request["replica_flags"]}
+            requests = socket.socket(fileno=fds[1])
+            child.become_template(template, fds[0], requests, self.announce, self.pidfd)
+
+    def forget_in_child(self) -> None:
+        """In a clone: only the request's descriptors, `announce` and the shim's pidfd stay open."""
         self.epoll.close()
         self.control.close()
         self.births.close()
@@ -112,32 +140,65 @@ class Shim:
         for pidfd in self.living:
             os.close(pidfd)
 
-    def add(self, pidfd: int, name: str, pid: int) -> None:
-        self.living[pidfd] = name, pid
-        self.helpers += not name
+    def add(self, pidfd: int, name: str, pid: int, *, helper: bool = False) -> None:
+        """Know a child from now on. Raises OSError when it cannot be watched: it is dead then."""
+        try:
+            self.epoll.register(pidfd, select.EPOLLIN)
+        except OSError:
+            self.end_unknown(pid)
+            os.close(pidfd)
+            raise
+        self.living[pidfd] = Child(name, pid, helper)
+        self.helpers += helper
         self.pids[pid] = pidfd
         if name:
             self.tell({"event": "spawned", "id": name, "pid": pid}, (pidfd,))
-        self.epoll.register(pidfd, select.EPOLLIN)
+
+    @staticmethod
+    def end_unknown(pid: int) -> None:
+        """Kill and reap a child that has no pidfd here: until it is reaped its number is its own."""
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, process.WALL)
 
     def register_births(self) -> None:
-        """What templates and joiners cloned on the shim's behalf."""
+        """What templates and joiners cloned on the shim's behalf, or could not."""
         while True:
             try:
                 received = protocol.receive(self.births)
             except BlockingIOError:
                 return
+            except protocol.Truncated as cut:
+                self.register_birth(cut.message, [])
+                continue
             if received is not None:
-                message, fds = received
-                self.add(fds[0], message["id"], message["pid"])
+                self.register_birth(*received)
+
+    def register_birth(self, message: Request, fds: list[int]) -> None:
+        if "refused" in message:
+            self.tell({**message, "event": "refused", "call": message["refused"]})
+            return
+        try:
+            pidfd = fds[0] if fds else self.open_pidfd(message["pid"])
+            self.add(pidfd, message["id"], message["pid"])
+        except OSError as error:
+            self.refuse(message["id"], "pidfd_open", error)
+
+    def open_pidfd(self, pid: int) -> int:
+        try:
+            return os.pidfd_open(pid)
+        except OSError:
+            self.end_unknown(pid)
+            raise
 
     def reap(self, pidfd: int) -> None:
         status = process.reap(pidfd)
         if status is None:
             return
-        name, pid = self.living.pop(pidfd)
+        name, pid, helper = self.living.pop(pidfd)
+        if helper:  # what it made is told before its end
+            self.register_births()
         del self.pids[pid]
-        self.helpers -= not name
+        self.helpers -= helper
         self.epoll.unregister(pidfd)
         os.close(pidfd)
         if name:
@@ -161,6 +222,10 @@ class Shim:
             protocol.send(self.control, message, fds)
         except (BrokenPipeError, ConnectionResetError):
             return  # the next receive says so, and ends the loop
+        except OSError:
+            if not fds:
+                raise
+            self.tell(message)  # no descriptor may be in flight: the supervisor asks for a `kill`
 
     def end(self) -> None:
         """Kill every child and wait for it; orphans that fell to the subreaper too."""
