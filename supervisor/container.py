@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from supervisor.console import Console, ConsoleLog, ConsoleStream
+from supervisor.console import Console, ConsoleLog, ConsoleStream, LogStream
 from supervisor.errors import ShimLost, SupError, WrongState
 from supervisor.launch import Launched, launch
 from supervisor.link import Process
@@ -148,10 +148,11 @@ class Container:
     async def _launch(self, plan: Plan, template: Template | None) -> Launched:
         values = self._values()
         if template is not None:
-            message: dict[str, Any] = {"values": values}
+            message: dict[str, Any] = {"values": values, "size": self.console.size}
             send = template.send
         else:
-            message = {"op": "spawn", "values": values, **plan.request()}
+            size = self.console.size
+            message = {"op": "spawn", "values": values, "size": size, **plan.request()}
             send = self._sup.link.send
         return await launch(
             self._sup.link,
@@ -276,9 +277,22 @@ class Container:
                 await trio.to_thread.run_sync(_remove_tree, self.log_directory)
         self._sup.events.publish("removed", name=self.name, id=self.id)
 
-    def attach(self) -> ConsoleStream:
-        """Its console as a trio stream."""
-        return ConsoleStream(self.console)
+    def attach(
+        self, *, replay: bool = True, lossless: bool = True, read_only: bool = False
+    ) -> ConsoleStream:
+        """Its console as a trio stream, beginning with what is still in memory if `replay`.
+
+        Raises the error for which it could not be started."""
+        if self.error is not None:
+            raise self.error
+        return ConsoleStream(self.console, replay=replay, lossless=lossless, read_only=read_only)
+
+    def logs(
+        self, *, follow: bool = False, tail: int | None = None, since: float | None = None
+    ) -> LogStream:
+        """All it ever printed, with times: the last `tail` lines, or what is newer than `since` (in
+        seconds since the epoch); with `follow` on to its end."""
+        return LogStream(self.console, self.log_directory, follow=follow, tail=tail, since=since)
 
     async def exec(
         self,
@@ -289,6 +303,7 @@ class Container:
         env: Sequence[str] | Sequence[tuple[str, str]] = (),
         workdir: str = "",
         user: str = "",
+        size: tuple[int, int] | None = None,
     ) -> Exec:
         """Run one more command in its namespaces. Raises StepFailed and its kinds, WrongState."""
         if self.state is not State.RUNNING or self._process is None:
@@ -311,7 +326,7 @@ class Container:
             launched = await launch(
                 self._sup.link,
                 name,
-                plan.joining(),
+                {**plan.joining(), "size": size},
                 self._sup.link.send,
                 tty=tty,
                 stdin=stdin,
@@ -320,18 +335,22 @@ class Container:
             )
         finally:
             os.close(pidfd)
-        return Exec(self, name, launched)
+        return Exec(self, name, launched, size)
 
 
 class Exec:
     """A command that was added to a running container."""
 
-    def __init__(self, container: Container, name: str, launched: Launched) -> None:
+    def __init__(
+        self, container: Container, name: str, launched: Launched, size: tuple[int, int] | None
+    ) -> None:
         self.container = container
         self.id = name
         self._process = launched.process
         self._finished = trio.Event()
         self.console = Console(container._sup.hub, None)
+        if size is not None:
+            self.console.resize(*size)
         connect(self.console, launched)
         container._sup.nursery.start_soon(self._watch)
 
@@ -345,6 +364,10 @@ class Exec:
         await self._finished.wait()
         assert self._process.status is not None
         return self._process.status
+
+    def attach(self) -> ConsoleStream:
+        """Its terminal or pipes as a trio stream. No byte is missed if this is called at once."""
+        return ConsoleStream(self.console)
 
     def kill(self, signum: int = SIGKILL) -> None:
         """Send it a signal; nothing to do if it has ended."""

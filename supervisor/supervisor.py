@@ -105,9 +105,11 @@ class Supervisor:
         scale: bool = False,
         on_change: OnChange | None = None,
         remove: bool = False,
+        size: tuple[int, int] | None = None,
     ) -> list[Container]:
         """Launch one container (`n` None) or `n` replicas, all in flight at once.
 
+        `size` is that of their terminals, in rows and columns.
         Raises SupError before the first clone; after it each failure is in its `Container.error`."""
         plan = compile(spec, self.host)
         if scale and n is not None:
@@ -125,6 +127,8 @@ class Supervisor:
             raise
         for container in containers:
             container.remove_at_exit = remove
+            if size is not None:
+                container.console.resize(*size)
         with self._listening(containers, on_change):
             await self._start(containers, plan)
         return containers

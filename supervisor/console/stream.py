@@ -72,6 +72,15 @@ class ConsoleStream(trio.abc.HalfCloseableStream):
             self._rest = self._rest[len(data) :]
             return data
 
+    def resize(self, rows: int, cols: int) -> None:
+        """Say how large the reader's screen is: the newest stream that may write decides."""
+        self.viewer.resize(rows, cols)
+
+    async def redraw(self) -> None:
+        """Make the program draw its screen anew."""
+        if self.console.size is not None:
+            await self.console.redraw(*self.console.size)
+
     async def aclose(self) -> None:
         """Leave the console; whoever waits in this stream gets ClosedResourceError."""
         if not self.viewer.closed:

@@ -67,6 +67,8 @@ def _stdio(
     if request["ptmx"]:
         try:
             master, slave = pty.open_pair(os.fsencode(request["ptmx"]))
+            if request.get("size"):  # now: the workload may ask for it before anybody could set it
+                pty.set_size(slave, *request["size"])
             if request.get("console"):
                 _bind_console(slave)
         except OSError as error:
