@@ -304,6 +304,7 @@ async def open_supervisor(
         places = paths if isinstance(paths, Paths) else Paths.find(paths)
         places.make()
         shutil.rmtree(places.containers, ignore_errors=True)
+        os.mkdir(places.containers, 0o700)
         build_skeleton(places)
         stack.callback(shutil.rmtree, places.skeleton, ignore_errors=True)
         stack.callback(shutil.rmtree, places.stage, ignore_errors=True)
@@ -314,18 +315,26 @@ async def open_supervisor(
             shim_pid = shim.pid
             stack.callback(shim.wait)
         stack.callback(control.close)
-        async with trio.open_nursery() as nursery:
-            sup = Supervisor(places, Link(control), gather(places), nursery)
-            sup.shim_pid = shim_pid
-            stack.callback(sup.hub.close)
-            await nursery.start(sup.link.run)
-            await nursery.start(sup.hub.run)
-            try:
-                yield sup
-            finally:
-                with trio.CancelScope(shield=True):
-                    await _close(sup)
-                nursery.cancel_scope.cancel()
+        alone: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                sup = Supervisor(places, Link(control), gather(places), nursery)
+                sup.shim_pid = shim_pid
+                stack.callback(sup.hub.close)
+                await nursery.start(sup.link.run)
+                await nursery.start(sup.hub.run)
+                try:
+                    yield sup
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await _close(sup)
+                    nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) > 1:
+                raise
+            alone = group.exceptions[0]
+        if alone is not None:  # that there is a nursery is no matter of the caller's
+            raise alone
 
 
 async def _close(sup: Supervisor) -> None:

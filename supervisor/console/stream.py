@@ -52,6 +52,7 @@ class ConsoleStream(trio.abc.HalfCloseableStream):
     async def send_eof(self) -> None:
         """Close the console's input; on a terminal, type its end-of-file character."""
         with self._sending, self._until_closed():
+            self._check_writable()
             await trio.lowlevel.checkpoint()
             if not self._eof_sent:
                 self._eof_sent = True
@@ -109,6 +110,12 @@ class ConsoleStream(trio.abc.HalfCloseableStream):
     def _check_open(self, sending: bool) -> None:
         if self.viewer.closed or (sending and self._eof_sent):
             raise trio.ClosedResourceError("the console stream was closed")
+        if sending:
+            self._check_writable()
+
+    def _check_writable(self) -> None:
+        if self.viewer.read_only:
+            raise trio.ClosedResourceError("the console stream was opened for reading only")
 
 
 class _Detector:
