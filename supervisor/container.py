@@ -194,9 +194,9 @@ class Container:
         self.started, self.finished, self.status, self.error = time.time(), None, None, None
         connect(self.console, launched)
         self.change(State.RUNNING, pid=launched.process.pid)
-        self._sup.nursery.start_soon(self._watch, launched.process)
+        self._sup.background.start_soon(self._watch, launched.process)
         if self.spec.timeout is not None:
-            self._sup.nursery.start_soon(self._time_out, launched.process, self.spec.timeout)
+            self._sup.background.start_soon(self._time_out, launched.process, self.spec.timeout)
 
     def _fail(self, error: SupError) -> None:
         self.error = error
@@ -352,11 +352,13 @@ class Exec:
         if size is not None:
             self.console.resize(*size)
         connect(self.console, launched)
-        container._sup.nursery.start_soon(self._watch)
+        container._sup.background.start_soon(self._watch)
 
     async def _watch(self) -> None:
-        await self._process.ended.wait()
-        self.console.finish()
+        try:
+            await self._process.ended.wait()
+        finally:
+            self.console.finish()
         self._finished.set()
 
     async def wait(self) -> int:

@@ -80,6 +80,7 @@ class Link:
             for process in self._processes.values():
                 process.lost = True
                 process.status = 128 + signal.SIGKILL
+                process.close()
                 process.born.set()
                 process.ended.set()
 

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import trio
 
@@ -55,14 +55,45 @@ class Template:
             await send(self._requests, message, fds)
 
 
+class Background:
+    """Tasks that a cancelled caller does not take along: containers are ended with their help."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._scopes: set[trio.CancelScope] = set()
+        self._stopped = False
+
+    def start_soon(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run a task until it ends, or until `stop`."""
+        self._nursery.start_soon(self._run, function, args)
+
+    async def _run(
+        self, function: Callable[..., Awaitable[None]], args: tuple[object, ...]
+    ) -> None:
+        if self._stopped:
+            return
+        with trio.CancelScope(shield=True) as scope:
+            self._scopes.add(scope)
+            try:
+                await function(*args)
+            finally:
+                self._scopes.discard(scope)
+
+    def stop(self) -> None:
+        """Cancel them all."""
+        self._stopped = True
+        for scope in self._scopes:
+            scope.cancel()
+
+
 class Supervisor:
     """All containers of one root. Made by `open_supervisor`."""
 
-    def __init__(self, paths: Paths, link: Link, host: HostFacts, nursery: trio.Nursery) -> None:
+    def __init__(self, paths: Paths, link: Link, host: HostFacts, background: Background) -> None:
         self.paths = paths
         self.link = link
         self.host = host
-        self.nursery = nursery
+        self.background = background
         self.hub = ConsoleHub()
         self.events = Bus()
         self._stopping = trio.Event()
@@ -318,17 +349,18 @@ async def open_supervisor(
         alone: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
-                sup = Supervisor(places, Link(control), gather(places), nursery)
+                background = Background(nursery)
+                sup = Supervisor(places, Link(control), gather(places), background)
                 sup.shim_pid = shim_pid
                 stack.callback(sup.hub.close)
-                await nursery.start(sup.link.run)
-                await nursery.start(sup.hub.run)
+                background.start_soon(sup.link.run)
+                background.start_soon(sup.hub.run)
                 try:
                     yield sup
                 finally:
                     with trio.CancelScope(shield=True):
                         await _close(sup)
-                    nursery.cancel_scope.cancel()
+                    background.stop()
         except BaseExceptionGroup as group:
             if len(group.exceptions) > 1:
                 raise
