@@ -1,35 +1,24 @@
-"""Every kernel call of a launch can fail: it is named, everything is rolled back, the next one works."""
+"""Every kernel call of a launch can fail: it is named, all is rolled back, the next one works."""
 
 from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import cycle
 
 import pytest
-import support
-import trio
 from faulty import Faults, Traces, run_faulty
 
-from supervisor import Container, ContainerSpec, Supervisor, launch, open_supervisor
+from supervisor import ContainerSpec, Supervisor
 from supervisor.container import State
 from supervisor.errors import (
-    CannotExecute,
-    CommandNotFound,
     HostLacks,
-    LaunchTimeout,
-    LimitReached,
-    ShimLost,
     StepFailed,
     SupError,
 )
 from supervisor.plan import Steps, compile
-from supervisor.shim import steps
 
 pytestmark = pytest.mark.requires("containers")
 
