@@ -64,9 +64,9 @@ class Ends:
     """Pairs of connected streams through a container: each end is a command in it, and what is
     written to one comes out of the other, by way of two pipes of the container's own."""
 
-    def __init__(self, container: Container, *, tty: bool) -> None:
+    def __init__(self, container: Container, *, ttys: tuple[bool, bool]) -> None:
         self.container = container
-        self.tty = tty
+        self.ttys = ttys
         self.numbers = itertools.count()
 
     async def pair(self) -> tuple[ConsoleStream, ConsoleStream]:
@@ -74,49 +74,82 @@ class Ends:
         a, b = (f"/tmp/{next(self.numbers)}" for _ in range(2))
         made = await self.container.exec(["mkfifo", a, b])
         assert await made.wait() == 0
-        return await self.end(a, b), await self.end(b, a)
-
-    async def end(self, source: str, target: str) -> ConsoleStream:
-        if self.tty:
-            # When the far end closes, the shell ends, and with it the terminal.
-            relay = f"stty raw -echo; echo ready; cat <&0 >{target} & cat {source}"
-        else:
-            # Nobody but the first `cat` holds the output open, nor but the second the input.
-            relay = f"echo ready; exec 2>&-; cat {source} <&- & cat <&0 >{target} & exec <&- >&-; wait"
-        command = await self.container.exec(["sh", "-c", relay], tty=self.tty, stdin=True)
-        stream = ConsoleStream(command.console, close_console=True)
-        await until(stream, b"ready\n" if not self.tty else b"ready\r\n")
-        return stream
-
-    async def clogged(self) -> tuple[ConsoleStream, ConsoleStream]:
-        """Two ends of which the first can take no more, nor the second."""
-        one, other = await self.pair()
+        # Each waits in open(2) for the other, so both open the same pipe first.
+        one = await self.end(f"exec 4<{a} 5>{b}", self.ttys[0])
+        other = await self.end(f"exec 5>{a} 4<{b}", self.ttys[1])
         for stream in (one, other):
-            with trio.move_on_after(0.3) as idle:
-                while True:
-                    await stream.send_all(bytes(4096))
-                    idle.deadline = trio.current_time() + 0.3
+            await until(stream, b"ready\n")
         return one, other
 
+    async def end(self, opening: str, tty: bool) -> ConsoleStream:
+        if tty:
+            # When the far end closes, the shell ends, and with it the terminal.
+            relay = "stty raw -echo; echo ready; exec 3<&0; cat <&3 >&5 4<&- & exec 5>&-; cat <&4"
+        else:
+            # Nobody but the first `cat` holds the output open, nor but the second the input.
+            relay = (
+                "echo ready; exec 2>&- 3<&0 0<&-; cat <&4 3<&- 5>&- & cat <&3 >&5 4<&- &"
+                " exec 3<&- 4<&- 5>&- >&-; wait"
+            )
+        script = f"{opening}; {relay}"
+        command = await self.container.exec(["sh", "-c", script], tty=tty, stdin=True)
+        return ConsoleStream(command.console, close_console=True)
 
-@contextlib.asynccontextmanager
-async def ends(sup: Supervisor, *, tty: bool) -> AsyncIterator[Ends]:
-    yield Ends(await start(sup, "exec sleep 1000"), tty=tty)
+    async def clogged(self) -> tuple[ConsoleStream, ConsoleStream]:
+        """Two ends of which neither can take more."""
+        ends = await self.pair()
+        for stream in ends:
+            await clog(stream)
+        return ends
+
+
+async def clog(stream: trio.abc.SendStream) -> None:
+    """Write until nothing more has been taken for a while."""
+    with trio.move_on_after(0.3) as idle:
+        while True:
+            await stream.send_all(bytes(4096))
+            idle.deadline = trio.current_time() + 0.3
 
 
 def test_pipes_are_a_half_closeable_stream(sup_root: str) -> None:
     async def body(sup: Supervisor) -> None:
-        async with ends(sup, tty=False) as made:
-            await trio.testing.check_half_closeable_stream(made.pair, made.clogged)
+        ends = Ends(await start(sup, "exec sleep 1000"), ttys=(False, False))
+        await trio.testing.check_half_closeable_stream(ends.pair, ends.clogged)
 
-    run(sup_root, body, 60)
+    run(sup_root, body, 300)
 
 
-def test_a_terminal_is_a_two_way_stream(sup_root: str) -> None:
-    # A terminal has no half close: in raw mode there is no end-of-file character to type, so
-    # check_half_closeable_stream cannot apply. Its end is that of the process it belongs to.
+def test_a_terminal_is_a_stream_out_of_the_container(sup_root: str) -> None:
+    # Not so into it, and so neither check_two_way_stream nor check_half_closeable_stream applies:
+    # to close a terminal is to hang up, and what was typed and not yet read is gone then; in raw
+    # mode there is no end-of-file character to type either.
     async def body(sup: Supervisor) -> None:
-        async with ends(sup, tty=True) as made:
-            await trio.testing.check_two_way_stream(made.pair, made.clogged)
+        ends = Ends(await start(sup, "exec sleep 1000"), ttys=(False, True))
+        await trio.testing.check_one_way_stream(ends.pair, ends.clogged)
 
-    run(sup_root, body, 60)
+    run(sup_root, body, 300)
+
+
+def test_a_terminal_carries_both_ways_at_once(sup_root: str) -> None:
+    data = os.urandom(1 << 18)
+
+    async def send(stream: ConsoleStream, data: bytes) -> None:
+        for at in range(0, len(data), 5000):
+            await stream.send_all(data[at : at + 5000])
+
+    async def receive(stream: ConsoleStream, expected: bytes) -> None:
+        seen = b""
+        while len(seen) < len(expected):
+            seen += await stream.receive_some(3000)
+        assert seen == expected
+
+    async def body(sup: Supervisor) -> None:
+        ends = Ends(await start(sup, "exec sleep 1000"), ttys=(True, True))
+        one, other = await ends.pair()
+        async with one, other, trio.open_nursery() as nursery:
+            nursery.start_soon(send, one, data)
+            nursery.start_soon(send, other, data[::-1])
+            nursery.start_soon(receive, other, data)
+            nursery.start_soon(receive, one, data[::-1])
+
+    run(sup_root, body)
