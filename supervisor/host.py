@@ -92,6 +92,7 @@ def build_skeleton(paths: Paths) -> None:
     etc = os.path.join(paths.skeleton, "etc")
     os.makedirs(etc, 0o755)
     os.makedirs(paths.stage, 0o700, exist_ok=True)
+    os.mkdir(os.path.join(paths.skeleton, "dev"))  # where a /dev is built before it is moved in
     for name in (*_FILES, *_TREES):
         _copy(os.path.join("/etc", name), os.path.join(etc, name))
     _write(os.path.join(etc, "passwd"), _accounts("/etc/passwd", 7))
