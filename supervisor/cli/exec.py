@@ -6,7 +6,6 @@ name; the exit status is then the highest."""
 from __future__ import annotations
 
 import binascii
-import sys
 from argparse import ArgumentParser, Namespace
 
 from ..client import Client
@@ -68,14 +67,4 @@ def _in_all(args: Namespace, paths: Paths, parameters: dict[str, object]) -> int
                 statuses[name] = status
                 if "error" in reply:
                     output.complain(f"{name}: {output.wire_error(reply)}")
-    return _sum_up(statuses)
-
-
-def _sum_up(statuses: dict[str, int]) -> int:
-    failed = {name: status for name, status in statuses.items() if status}
-    if failed:
-        sys.stdout.flush()
-        shown = ", ".join(f"{name} {status}" for name, status in list(failed.items())[:8])
-        more = ", ..." if len(failed) > 8 else ""
-        output.complain(f"{len(failed)} of {len(statuses)} failed: {shown}{more}")
-    return max(failed.values(), default=0)
+    return output.report_statuses(statuses)

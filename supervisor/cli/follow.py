@@ -13,7 +13,7 @@ from . import output
 
 
 def follow(paths: Paths, names: list[str]) -> int:
-    """The first exit status that is not 0. Interrupted once it asks them to stop, twice it kills."""
+    """The highest exit status. Interrupted once it asks them to stop, twice it kills."""
     if not names:
         return 0
     interrupts = _Interrupts(paths, names)
@@ -42,12 +42,9 @@ def _merge(paths: Paths, names: list[str]) -> None:
 def _statuses(paths: Paths, names: list[str]) -> int:
     with Client(paths) as client:
         replies = client.stream("sup.Wait", names=names)
-        ended = [(str(each["name"]), each["status"]) for each in replies if "name" in each]
-    failed = [(name, status) for name, status in ended if status]
-    for name, status in failed:
-        output.complain(f"{name} exited with {status}")
-    status = failed[0][1] if failed else 0
-    return status if isinstance(status, int) else 125
+        ended = {str(each["name"]): each["status"] for each in replies if "name" in each}
+    statuses = {name: status for name, status in ended.items() if isinstance(status, int)}
+    return output.report_statuses({name: statuses[name] for name in names if name in statuses})
 
 
 class _Interrupts:

@@ -38,6 +38,16 @@ def report_each(reply: Mapping[str, object], *, quiet: bool = False) -> int:
     return status
 
 
+def report_statuses(statuses: Mapping[str, int]) -> int:
+    """Say which of several ended badly; the highest exit status."""
+    failed = {name: status for name, status in statuses.items() if status}
+    if failed:
+        shown = ", ".join(f"{name} {status}" for name, status in list(failed.items())[:8])
+        more = ", ..." if len(failed) > 8 else ""
+        complain(f"{len(failed)} of {len(statuses)} ended with another status than 0: {shown}{more}")
+    return max(failed.values(), default=0)
+
+
 def wire_error(entry: Mapping[str, object]) -> SupError:
     """The error in `{"error": NAME, "parameters": {...}}`."""
     parameters = entry.get("parameters")

@@ -134,7 +134,7 @@ def _report(containers: list[Summary], args: Namespace) -> int:
         for each in containers:
             print(_line(each))
     sys.stdout.flush()
-    for each in _distinct(failed):
+    for each in [] if sys.stdout.isatty() and not args.json else _distinct(failed):
         output.complain(f"{each['name']}: {_error(each)}")
     if failed and len(containers) > 1:
         output.complain(f"{len(failed)} of {len(containers)} containers failed")

@@ -85,16 +85,16 @@ def test_every_command_explains_itself(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_and_its_options_are_in_the_man_page(command: str) -> None:
-    page = (TREE / "docs/sup.1").read_text().replace("\\-", "-")
+    page = (TREE / "supervisor/share/sup.1").read_text().replace("\\-", "-")
     assert re.search(rf"^\.(SS|TP|B|BR|BI) .*\b{command}\b|^\.B sup {command}", page, re.M)
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", help_of(command))):
-        assert option in page, f"sup {command} {option} is not in docs/sup.1"
+        assert option in page, f"sup {command} {option} is not in supervisor/share/sup.1"
 
 
 @requires("man")
 def test_the_man_page_has_no_faults() -> None:
     done = subprocess.run(
-        ["man", "--warnings", "-l", "-E", "UTF-8", "-Tutf8", str(TREE / "docs/sup.1")],
+        ["man", "--warnings", "-l", "-E", "UTF-8", "-Tutf8", str(TREE / "supervisor/share/sup.1")],
         capture_output=True,
         timeout=60,
         check=False,
