@@ -1,4 +1,4 @@
-"""A launch may be cancelled at each of its stages: what runs stays, what is in flight is rolled back."""
+"""A launch is cancelled at each of its stages: what runs stays, what is in flight is rolled back."""
 
 from __future__ import annotations
 
@@ -109,8 +109,9 @@ def test_what_runs_stays(
 
         async def two_run() -> None:
             await faults.reached()
-            while [c.state for c in sup.containers.values()].count(State.RUNNING) < 2:
-                await trio.sleep(0.005)
+            async for _ in sup.events.subscribe(since=0):
+                if [c.state for c in sup.containers.values()].count(State.RUNNING) == 2:
+                    return
 
         with trio.fail_after(20):
             await cancelled_when(sup, 5, listener(listened, states), two_run, faults.clear)
