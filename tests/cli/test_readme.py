@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
-from support import requires
+from support import TIMEOUT, requires
 
 TREE = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
@@ -75,6 +78,60 @@ def test_files_that_the_documents_name_exist() -> None:
     for document in DOCUMENTS:
         for name in re.findall(r"\]\(([^)#:]+)\)", (TREE / document).read_text()):
             assert (TREE / name).exists(), f"{document}: {name}"
+
+
+def test_programs_that_the_documents_call_exist() -> None:
+    called = set()
+    for document in DOCUMENTS:
+        for word in " ".join(code_lines(document)).split():
+            if word.startswith((".ci/", "tests/")):
+                called.add(word)
+            elif word.startswith("benchmarks."):
+                called.add(word.replace(".", "/") + ".py")
+    assert {".ci/test", "benchmarks/spawn.py"} <= called
+    assert [name for name in sorted(called) if not (TREE / name).exists()] == []
+
+
+def test_code_that_is_quoted_is_in_the_tree() -> None:
+    """A Python block of CONTRIBUTING.md names a file; its lines stand there, in that order."""
+    blocks = re.findall(r"```python\n(.*?)```", (TREE / "CONTRIBUTING.md").read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        first, *quoted = textwrap.dedent(block).splitlines()
+        source = (TREE / first.removeprefix("# ")).read_text().splitlines()
+        position = 0
+        for line in quoted:
+            if line != "...":
+                assert line in source[position:], f"{first}: {line}"
+                position = source.index(line, position) + 1
+
+
+def test_the_house_is_drawn_as_it_is_checked() -> None:
+    """The rooms of CONTRIBUTING.md are the layers that lint-imports enforces, in their order."""
+    drawn = re.search(r"^supervisor/\n(.*?)^```", (TREE / "CONTRIBUTING.md").read_text(), re.S | re.M)
+    assert drawn is not None
+    rows = [line[2:16].split() for line in drawn[1].splitlines()]
+    contracts = tomllib.loads((TREE / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
+    [rooms] = [contract for contract in contracts if contract["id"] == "rooms"]
+    assert rows == [layer.replace("|", " ").split() for layer in rooms["layers"]]
+
+
+@requires("containers")
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", (TREE / "README.md").read_text(), re.S)
+    (tmp_path / "program.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"sup-{number} 3" for number in range(1, 11)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

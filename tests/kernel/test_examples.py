@@ -23,13 +23,14 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 def example(name: str, *args: str, data: str = "", status: int = 0) -> str:
     """What an example prints; it has to end with `status`, without a complaint."""
     library = os.path.dirname(os.path.dirname(os.path.abspath(supervisor.__file__)))
+    paths = [library, *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *args],
         input=data,
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
-        env={**os.environ, "PYTHONPATH": library},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         check=False,
     )
     assert (done.returncode, done.stderr) == (status, ""), done.stdout
