@@ -22,12 +22,12 @@ _FILES = (
     "issue ld.so.cache ld.so.conf localtime locale.alias login.defs magic mime.types nanorc networks "
     "nsswitch.conf os-release profile protocols resolv.conf rpc services shells timezone wgetrc"
 ).split()
+# Hundreds of links, all public: bound where nothing in them is private, as copying takes long.
+_BOUND = ("alternatives", "ssl/certs")
 _TREES = (
-    "alternatives",
     "ld.so.conf.d",
     "profile.d",
     "terminfo",
-    "ssl/certs",
     "ssl/openssl.cnf",
     "vim",
     "python3",
@@ -39,7 +39,8 @@ _TREES = (
 
 @attrs.frozen
 class HostFacts:
-    """uid and gid of the supervisor; the userland: (name, link target or "" for a directory)."""
+    """uid and gid of the supervisor; the userland: (name, link target or "" for a directory);
+    `trees` of /etc that are the host's own, not copies in the skeleton."""
 
     uid: int
     gid: int
@@ -47,6 +48,7 @@ class HostFacts:
     capabilities: int
     stage: str
     skeleton: str
+    trees: tuple[str, ...]
 
     @property
     def root(self) -> bool:
@@ -62,7 +64,24 @@ def gather(paths: Paths) -> HostFacts:
         capabilities=_bounding(),
         stage=paths.stage,
         skeleton=paths.skeleton,
+        trees=tuple(name for name in _BOUND if _public(os.path.join("/etc", name))),
     )
+
+
+def _public(directory: str) -> bool:
+    """Whether others may read all of a tree."""
+    try:
+        if not os.stat(directory).st_mode & stat.S_IROTH:
+            return False
+        with os.scandir(directory) as entries:
+            return all(
+                _public(entry.path)
+                if entry.is_dir(follow_symlinks=False)
+                else entry.is_symlink() or entry.stat().st_mode & stat.S_IROTH
+                for entry in entries
+            )
+    except OSError:
+        return False
 
 
 def _userland() -> list[tuple[str, str]]:
@@ -93,8 +112,12 @@ def build_skeleton(paths: Paths) -> None:
     os.makedirs(etc, 0o755)
     os.makedirs(paths.stage, 0o700, exist_ok=True)
     os.mkdir(os.path.join(paths.skeleton, "dev"))  # where a /dev is built before it is moved in
-    for name in (*_FILES, *_TREES):
-        _copy(os.path.join("/etc", name), os.path.join(etc, name))
+    for name in (*_FILES, *_TREES, *_BOUND):
+        source, target = os.path.join("/etc", name), os.path.join(etc, name)
+        if name in _BOUND and _public(source):
+            os.makedirs(target, 0o755)
+        else:
+            _copy(source, target)
     _write(os.path.join(etc, "passwd"), _accounts("/etc/passwd", 7))
     _write(os.path.join(etc, "group"), _accounts("/etc/group", 4))
     for name in ("hostname", "hosts"):

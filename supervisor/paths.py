@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import SupError
 
@@ -16,8 +16,7 @@ SOCKET_PATH_MAX = 107
 """Bytes that fit into sockaddr_un.sun_path beside the final NUL; unix(7)."""
 
 
-@dataclass(frozen=True)
-class Paths:
+class Paths(NamedTuple):
     """`run` holds what ends with the machine's uptime, `state` what survives it."""
 
     run: str

@@ -236,6 +236,8 @@ class _Builder:
         for name, target in self.host.userland:
             steps += self.userland(name, target)
         steps += self.bind(f"{self.host.skeleton}/etc", "/etc", MOUNT_ATTR_RDONLY)
+        for tree in self.host.trees:
+            steps += self.bind(f"/etc/{tree}", f"/etc/{tree}", MOUNT_ATTR_RDONLY)
         steps += self.dev(f"{stage}/dev")
         steps += self.stash(f"{stage}/run")
         steps += [("pivot_root", stage), ("open_root", "/")]
