@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.errors import SpecError
-from supervisor.fleetfile import TEXT_MAX, FleetEntry, parse
+from supervisor.errors import NotFound, SpecError
+from supervisor.fleetfile import TEXT_MAX, FleetEntry, load_fleet, parse
 from supervisor.spec import ContainerSpec, Rootfs, Volume
 
 
@@ -199,3 +200,20 @@ def test_dots_in_values_and_comments_are_no_keys() -> None:
     dots = "a." * 200
     body = f"# {dots}\nworkdir = '/{dots}'\nhostname = \"h\"\nenv.A = '''\n{dots}'''\n"
     assert _one(body).spec.env == (("A", dots),)
+
+
+def test_a_file_is_read_with_its_own_directory_as_base(tmp_path: Path) -> None:
+    (tmp_path / "fleet.toml").write_text('[containers.a]\nvolumes = "data:/data"\n')
+    (entry,) = load_fleet(str(tmp_path / "fleet.toml"))
+    assert entry.spec.volumes == (Volume(f"{tmp_path}/data", "/data"),)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent.toml"):
+        with pytest.raises(NotFound, match=f"{path}' cannot be read"):
+            load_fleet(str(path))
+    (tmp_path / "long.toml").write_text("#" * (TEXT_MAX + 1))
+    with pytest.raises(SpecError, match="keep it below"):
+        load_fleet(str(tmp_path / "long.toml"))
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\n[containers.a]\n")
+    assert load_fleet(str(tmp_path / "latin.toml"))[0].name == "a"
