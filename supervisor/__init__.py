@@ -14,35 +14,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from supervisor.bus import EventStream
+    from supervisor.console import ConsoleStream, LogRecord, LogStream, read_log
     from supervisor.container import Container, Exec, State
     from supervisor.errors import SupError
-    from supervisor.spec import ContainerSpec
+    from supervisor.fleetfile import FleetEntry, load_fleet
+    from supervisor.spec import ContainerSpec, Rootfs, Tmpfs, Ulimit, Volume
     from supervisor.supervisor import Supervisor, open_supervisor
 
 __all__ = [
+    "ConsoleStream",
     "Container",
     "ContainerSpec",
+    "EventStream",
     "Exec",
+    "FleetEntry",
+    "LogRecord",
+    "LogStream",
+    "Rootfs",
     "State",
     "SupError",
     "Supervisor",
+    "Tmpfs",
+    "Ulimit",
+    "Volume",
+    "load_fleet",
     "open_supervisor",
+    "read_log",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Container": "container",
-    "ContainerSpec": "spec",
-    "Exec": "container",
-    "State": "container",
-    "SupError": "errors",
-    "Supervisor": "supervisor",
-    "open_supervisor": "supervisor",
+    "bus": ("EventStream",),
+    "console": ("ConsoleStream", "LogRecord", "LogStream", "read_log"),
+    "container": ("Container", "Exec", "State"),
+    "errors": ("SupError",),
+    "fleetfile": ("FleetEntry", "load_fleet"),
+    "spec": ("ContainerSpec", "Rootfs", "Tmpfs", "Ulimit", "Volume"),
+    "supervisor": ("Supervisor", "open_supervisor"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator
 from typing import Any
 
 import trio
@@ -20,7 +18,7 @@ class Bus:
 
     def __init__(self, kept: int = KEPT) -> None:
         self._events: deque[Event] = deque(maxlen=kept)
-        self._news = trio.Event()
+        self._waiting = trio.lowlevel.ParkingLot()
         self._last = 0
 
     @property
@@ -32,25 +30,51 @@ class Bus:
         """Number an event and wake whoever listens. Never blocks."""
         self._last += 1
         self._events.append({"seq": self._last, "time": time.time(), "type": kind, **fields})
-        self._news.set()
-        self._news = trio.Event()
+        self.wake()
 
-    async def subscribe(self, since: int | None = None, *, follow: bool = True) -> AsyncIterator[Event]:
+    def wake(self) -> None:
+        """Have every subscriber look again."""
+        self._waiting.unpark_all()
+
+    async def wait(self) -> None:
+        """Sleep until somebody calls `wake`."""
+        await self._waiting.park()
+
+    def subscribe(self, since: int | None = None, *, follow: bool = True) -> EventStream:
         """Events after number `since` (None: from now on), then new ones as long as `follow`."""
-        seen = self._last if since is None else since
-        while True:
-            news = self._news
-            for event in self._after(seen):
-                seen = event["seq"]
-                yield event
-            if seen < self._last:
-                continue
-            if not follow:
-                return
-            await news.wait()
+        return EventStream(self, self._last if since is None else since, follow)
 
-    def _after(self, seen: int) -> list[Event]:
-        if not self._events:
-            return []
-        skip = max(0, seen - self._events[0]["seq"] + 1)
-        return list(itertools.islice(self._events, skip, None))
+    def after(self, seen: int) -> Event | None:
+        """The oldest kept event with a number above `seen`."""
+        if seen >= self._last or not self._events:
+            return None
+        return self._events[max(0, seen - self._events[0]["seq"] + 1)]
+
+
+class EventStream(trio.abc.ReceiveChannel[Event]):
+    """What happens, in order, as a trio channel. A gap in the numbers is what was missed."""
+
+    def __init__(self, bus: Bus, seen: int, follow: bool) -> None:
+        self._bus = bus
+        self._seen = seen
+        self._follow = follow
+        self._closed = False
+
+    async def receive(self) -> Event:
+        """The next event. EndOfChannel after the last one, unless it follows."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self._closed:
+                raise trio.ClosedResourceError("the event stream was closed")
+            if event := self._bus.after(self._seen):
+                self._seen = event["seq"]
+                return event
+            if not self._follow:
+                raise trio.EndOfChannel
+            await self._bus.wait()
+
+    async def aclose(self) -> None:
+        """Stop listening; a `receive` that waits raises ClosedResourceError."""
+        self._closed = True
+        self._bus.wake()
+        await trio.lowlevel.checkpoint()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from supervisor.console import Console, ConsoleLog, ConsoleStream
+from supervisor.console import Console, ConsoleLog, ConsoleStream, LogStream
 from supervisor.errors import ShimLost, SupError, WrongState
 from supervisor.launch import PATIENCE, Launched, lacking, launch
 from supervisor.link import Process
@@ -163,10 +163,11 @@ class Container:
     async def _launch(self, plan: Plan, template: Template | None) -> Launched:
         values = self._values()
         if template is not None:
-            message: dict[str, Any] = {"values": values}
+            message: dict[str, Any] = {"values": values, "size": self.console.size}
             send = template.send
         else:
-            message = {"op": "spawn", "values": values, **plan.request()}
+            size = self.console.size
+            message = {"op": "spawn", "values": values, "size": size, **plan.request()}
             send = self._sup.link.send
         return await launch(
             self._sup.link,
@@ -207,10 +208,10 @@ class Container:
     def _run(self, launched: Launched) -> None:
         self._process, self.phases = launched.process, launched.phases
         self.started, self.finished, self.status, self.error = time.time(), None, None, None
-        self._sup.nursery.start_soon(self._watch, launched.process)
+        self._sup.background.start_soon(self._watch, launched.process)
         self.change(State.RUNNING, pid=launched.process.pid)
         if self.spec.timeout is not None:
-            self._sup.nursery.start_soon(self._time_out, launched.process, self.spec.timeout)
+            self._sup.background.start_soon(self._time_out, launched.process, self.spec.timeout)
 
     def _fail(self, error: SupError) -> None:
         self.error = error
@@ -307,9 +308,22 @@ class Container:
                     _remove_tree(self.log_directory)
         self._sup.events.publish("removed", name=self.name, id=self.id)
 
-    def attach(self) -> ConsoleStream:
-        """Its console as a trio stream."""
-        return ConsoleStream(self.console)
+    def attach(
+        self, *, replay: bool = True, lossless: bool = True, read_only: bool = False
+    ) -> ConsoleStream:
+        """Its console as a trio stream, beginning with what is still in memory if `replay`.
+
+        Raises the error for which it could not be started."""
+        if self.error is not None:
+            raise self.error
+        return ConsoleStream(self.console, replay=replay, lossless=lossless, read_only=read_only)
+
+    def logs(
+        self, *, follow: bool = False, tail: int | None = None, since: float | None = None
+    ) -> LogStream:
+        """All it ever printed, with times: the last `tail` lines, or what is newer than `since` (in
+        seconds since the epoch); with `follow` on to its end."""
+        return LogStream(self.console, self.log_directory, follow=follow, tail=tail, since=since)
 
     async def exec(
         self,
@@ -320,6 +334,7 @@ class Container:
         env: Sequence[str] | Sequence[tuple[str, str]] = (),
         workdir: str = "",
         user: str = "",
+        size: tuple[int, int] | None = None,
     ) -> Exec:
         """Run one more command in its namespaces. Raises StepFailed and its kinds, WrongState."""
         if self.state is not State.RUNNING or self._process is None:
@@ -338,6 +353,8 @@ class Container:
         plan = compile(spec, self._sup.host)
         name = secrets.token_hex(6)
         console = Console(self._sup.hub, None)
+        if size is not None:
+            console.resize(*size)
         with contextlib.ExitStack() as kept:
             try:
                 pidfd = os.dup(self._process.pidfd)
@@ -345,7 +362,7 @@ class Container:
                 launched = await launch(
                     self._sup.link,
                     name,
-                    plan.joining(),
+                    {**plan.joining(), "size": size},
                     self._sup.link.send,
                     tty=tty,
                     stdin=stdin,
@@ -367,11 +384,13 @@ class Exec:
         self.console = console
         self._process = process
         self._finished = trio.Event()
-        container._sup.nursery.start_soon(self._watch)
+        container._sup.background.start_soon(self._watch)
 
     async def _watch(self) -> None:
-        await self._process.ended.wait()
-        self.console.finish()
+        try:
+            await self._process.ended.wait()
+        finally:
+            self.console.finish()
         self._finished.set()
 
     async def wait(self) -> int:
@@ -379,6 +398,10 @@ class Exec:
         await self._finished.wait()
         assert self._process.status is not None
         return self._process.status
+
+    def attach(self) -> ConsoleStream:
+        """Its terminal or pipes as a trio stream. No byte is missed if this is called at once."""
+        return ConsoleStream(self.console)
 
     def kill(self, signum: int = SIGKILL) -> None:
         """Send it a signal; nothing to do if it has ended."""

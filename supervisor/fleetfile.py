@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import attrs
 
-from .errors import SpecError
+from .errors import NotFound, SpecError
 from .spec import ContainerSpec, check_name, nearest
 
 TEXT_MAX: Final = 1 << 20
@@ -45,6 +45,19 @@ class FleetEntry:
     spec: ContainerSpec
     replicas: int | None = None
     depends_on: tuple[str, ...] = ()
+
+
+def load_fleet(path: str) -> tuple[FleetEntry, ...]:
+    """The entries of the fleet file at `path`. Raises SpecError, NotFound."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(TEXT_MAX + 1)
+    except OSError as error:
+        raise NotFound(
+            f"the fleet file {path!a} cannot be read: {error.strerror}",
+            remedy="give the path of a TOML file with tables [containers.NAME]",
+        ) from None
+    return parse(raw.decode(errors="surrogateescape"), os.path.dirname(os.path.abspath(path)))
 
 
 def parse(text: str, base_dir: str) -> tuple[FleetEntry, ...]:

@@ -111,6 +111,7 @@ def build_skeleton(paths: Paths) -> None:
     etc = os.path.join(paths.skeleton, "etc")
     os.makedirs(etc, 0o755)
     os.makedirs(paths.stage, 0o700, exist_ok=True)
+    os.mkdir(os.path.join(paths.skeleton, "dev"))  # where a /dev is built before it is moved in
     for name in (*_FILES, *_TREES, *_BOUND):
         source, target = os.path.join("/etc", name), os.path.join(etc, name)
         if name in _BOUND and _public(source):

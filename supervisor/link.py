@@ -17,7 +17,6 @@ import trio
 from supervisor.errors import ShimLost
 from supervisor.shim import protocol
 
-
 _END_PATIENCE = 5.0
 
 

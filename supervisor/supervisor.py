@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 import trio
 
 from supervisor import __version__, limits
+from supervisor.background import Background
 from supervisor.bus import Bus
 from supervisor.console import ConsoleHub
 from supervisor.container import Container, State
@@ -45,11 +46,11 @@ OnChange = Callable[[Container], None]
 class Supervisor:
     """All containers of one root. Made by `open_supervisor`."""
 
-    def __init__(self, paths: Paths, link: Link, host: HostFacts, nursery: trio.Nursery) -> None:
+    def __init__(self, paths: Paths, link: Link, host: HostFacts, background: Background) -> None:
         self.paths = paths
         self.link = link
         self.host = host
-        self.nursery = nursery
+        self.background = background
         self.hub = ConsoleHub()
         self.events = Bus()
         self._stopping = trio.Event()
@@ -92,9 +93,11 @@ class Supervisor:
         scale: bool = False,
         on_change: OnChange | None = None,
         remove: bool = False,
+        size: tuple[int, int] | None = None,
     ) -> list[Container]:
         """Launch one container (`n` None) or `n` replicas, all in flight at once.
 
+        `size` is that of their terminals, in rows and columns.
         Raises SupError before the first clone; after it each failure is in its `Container.error`."""
         plan = compile(spec, self.host)
         if scale and n is not None:
@@ -112,6 +115,8 @@ class Supervisor:
             raise
         for container in containers:
             container.remove_at_exit = remove
+            if size is not None:
+                container.console.resize(*size)
         with self._listening(containers, on_change):
             await self._start(containers, plan)
         return containers
@@ -296,18 +301,27 @@ async def open_supervisor(
             shim_pid = shim.pid
             stack.callback(shim.wait)
         stack.callback(control.close)
-        async with trio.open_nursery() as nursery:
-            sup = Supervisor(places, Link(control), gather(places), nursery)
-            sup.shim_pid = shim_pid
-            stack.callback(sup.hub.close)
-            await nursery.start(sup.link.run)
-            await nursery.start(sup.hub.run)
-            try:
-                yield sup
-            finally:
-                with trio.CancelScope(shield=True):
-                    await _close(sup)
-                nursery.cancel_scope.cancel()
+        alone: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                background = Background(nursery)
+                sup = Supervisor(places, Link(control), gather(places), background)
+                sup.shim_pid = shim_pid
+                stack.callback(sup.hub.close)
+                background.start_soon(sup.link.run)
+                background.start_soon(sup.hub.run)
+                try:
+                    yield sup
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await _close(sup)
+                    background.stop()
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) > 1:
+                raise
+            alone = group.exceptions[0]
+        if alone is not None:  # that there is a nursery is no matter of the caller's
+            raise alone
 
 
 async def _close(sup: Supervisor) -> None:

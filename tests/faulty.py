@@ -90,7 +90,7 @@ class Traces:
     """What a launch may leave nowhere: compared with how it was before."""
 
     def __init__(self, root: str, shim: int) -> None:
-        self._root = root
+        self.root = root
         self._shim = shim
         self._before = self._look()
 
@@ -102,7 +102,7 @@ class Traces:
             "mounts": support.mounts(),
             "files": {
                 os.path.join(at, name)
-                for at, directories, files in os.walk(self._root)
+                for at, directories, files in os.walk(self.root)
                 for name in (*directories, *files)
             },
         }

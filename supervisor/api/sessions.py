@@ -103,7 +103,13 @@ async def execute(call: Call) -> Upgrade:
     p.done()
     container = _one(call, name)
     running = await container.exec(
-        argv, tty=tty, stdin=options.stdin, env=env, workdir=workdir, user=user
+        argv,
+        tty=tty,
+        stdin=options.stdin,
+        env=env,
+        workdir=workdir,
+        user=user,
+        size=(options.rows, options.cols) if options.rows and options.cols else None,
     )
     opened = ExitStack()
     viewer = opened.enter_context(_sized_view(options, running.console, tty))

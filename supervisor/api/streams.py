@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ..console import LogRecord, read_log, since, tail_offset
+from ..console import LogRecord
 from ..errors import NotFound, SupError
 from .connection import Call
 
@@ -32,7 +32,10 @@ async def logs(call: Call) -> dict[str, object]:
     p.done()
     if not names:
         raise NotFound("no container was named", remedy="give names, prefixes or patterns")
-    past = [_Past(call, container, lines, start) for container in call.sup.select(names, all=True)]
+    past = [
+        _Past(call, container, follow=follow, lines=lines, start=start)
+        for container in call.sup.select(names, all=True)
+    ]
     if not follow:
         await _merge(past)
         return {}
@@ -43,64 +46,41 @@ async def logs(call: Call) -> dict[str, object]:
 
 
 class _Past:
-    """One container's log, read up to where it has been sent."""
+    """One container's log, on its way to the client."""
 
     def __init__(
-        self, call: Call, container: Container, lines: int | None, start: float | None
+        self,
+        call: Call,
+        container: Container,
+        *,
+        follow: bool,
+        lines: int | None,
+        start: float | None,
     ) -> None:
         self._call = call
-        self._container = container
-        self._directory = container.log_directory
-        self._since_ns = int(start * 1e9) if start is not None else 0
-        self._next = tail_offset(self._directory, lines) if lines is not None else 0
-        self._newest = -1
-
-    def records(self) -> Iterator[LogRecord]:
-        """What has been recorded and not been read; ends where the log ends now."""
-        first = not self._next and self._since_ns and self._newest < 0
-        found = (
-            since(self._directory, self._since_ns)
-            if first
-            else read_log(self._directory, start=self._next)
-        )
-        for record in found:
-            if record.kind not in ("out", "err", "lost"):
-                continue
-            # A record without bytes stands at an offset that may be read again.
-            if record.kind == "lost" and record.time_ns <= self._newest:
-                continue
-            self._next = record.offset + len(record.data)
-            self._newest = record.time_ns
-            if record.time_ns >= self._since_ns:
-                yield record
+        self._name = container.name
+        self.log = container.logs(follow=follow, tail=lines, since=start)
 
     async def send(self, record: LogRecord) -> None:
-        name = self._container.name
+        name, time_ns = self._name, record.time_ns
         if record.kind == "lost":
-            await self._call.reply(name=name, time_ns=record.time_ns, stream="lost", lost=record.value)
+            await self._call.reply(name=name, time_ns=time_ns, stream="lost", lost=record.value)
             return
         for at in range(0, len(record.data), _PIECE):
             data = _text(record.data[at : at + _PIECE])
-            await self._call.reply(name=name, time_ns=record.time_ns, stream=record.kind, data=data)
+            await self._call.reply(name=name, time_ns=time_ns, stream=record.kind, data=data)
 
     async def follow(self) -> None:
         """Send what there is, then whatever comes until the console ends."""
-        console = self._container.console
-        # The viewer tells that there is something new; the bytes and their times are the log's.
-        with console.view(replay=False, read_only=True) as viewer:
-            more: object = True
-            while more is not None:
-                for record in self.records():
-                    await self.send(record)
-                more = await viewer.receive()
-            for record in self.records():
+        async with self.log:
+            async for record in self.log:
                 await self.send(record)
 
 
 async def _merge(past: list[_Past]) -> None:
     """Send the records of all in the order of time."""
     heap: list[tuple[int, int, LogRecord]] = []
-    readers = [one.records() for one in past]
+    readers = [one.log.records() for one in past]
     for index, reader in enumerate(readers):
         _push(heap, index, reader)
     while heap:

@@ -3,6 +3,7 @@
 from supervisor.console.console import Chunk, Console, Viewer
 from supervisor.console.hub import ConsoleHub
 from supervisor.console.log import ConsoleLog, LogRecord, read_log, since, tail, tail_offset
+from supervisor.console.past import LogStream
 from supervisor.console.ring import Ring
 from supervisor.console.stream import ConsoleStream
 
@@ -13,6 +14,7 @@ __all__ = [
     "ConsoleLog",
     "ConsoleStream",
     "LogRecord",
+    "LogStream",
     "Ring",
     "Viewer",
     "read_log",

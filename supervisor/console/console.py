@@ -82,7 +82,8 @@ class Console:
         self._connect(tty=True)
         self._outputs = self._channels((master_fd, self._sink("out")))
         self._input = self._outputs[0]
-        self._apply_size(self._size)
+        if self._size is not None:
+            self.resize(*self._size)
         self.apply_owner_size()
 
     def connect_pipes(self, stdin_fd: int | None, stdout_fd: int, stderr_fd: int | None) -> None:
@@ -141,7 +142,7 @@ class Console:
         self._outputs, self._input = [], None
         if self.log is not None:
             self.log.close()
-        self._waiting.unpark_all()
+        self.wake()
 
     def _inputs(self) -> tuple[Channel, ...]:
         return (self._input,) if self._input is not None else ()
@@ -158,7 +159,7 @@ class Console:
         self.kinds.add(self.ring.end, kind)
         self.ring.append(data)
         self.kinds.forget(self.ring.start)
-        self._waiting.unpark_all()
+        self.wake()
 
     def _room(self) -> int:
         """How much may be read now, for the viewers' sake."""
@@ -179,11 +180,15 @@ class Console:
                 channel.resume()
 
     def _output_ended(self, channel: Channel) -> None:
-        self._waiting.unpark_all()
+        self.wake()
 
     async def wait_output(self) -> None:
         """Sleep until there is more output or an end."""
         await self._waiting.park()
+
+    def wake(self) -> None:
+        """Have everybody who waits for output look again."""
+        self._waiting.unpark_all()
 
     # -- input
 
@@ -234,18 +239,22 @@ class Console:
 
     def resize(self, rows: int, cols: int) -> None:
         """Set the terminal's size; a console of pipes has none."""
-        self._size = (rows, cols)
+        self._note_size(rows, cols)
         self._apply_size(self._size)
+
+    def _note_size(self, rows: int, cols: int) -> None:
+        self._size = (rows, cols)
         if self.log is not None and self.tty and not self.ended:
             self.log.resize(rows, cols)
 
     async def redraw(self, rows: int, cols: int) -> None:
         """Make the program draw its screen anew: a size that is set already signals nothing."""
+        self._note_size(rows, cols)
         try:
             self._apply_size((rows - 1 if rows > 1 else rows + 1, cols))
             await trio.sleep(_REDRAW_PAUSE)
         finally:
-            self.resize(rows, cols)
+            self._apply_size(self._size)  # which another viewer may have changed meanwhile
 
     def _apply_size(self, size: tuple[int, int] | None) -> None:
         if size is None or not self.tty or self._input is None or self._input.fd < 0:
@@ -288,7 +297,7 @@ class Console:
             if viewer.size:
                 self.apply_owner_size()
             self.caught_up()
-            self._waiting.unpark_all()
+            self.wake()
 
 
 class Viewer:

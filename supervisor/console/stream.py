@@ -52,6 +52,7 @@ class ConsoleStream(trio.abc.HalfCloseableStream):
     async def send_eof(self) -> None:
         """Close the console's input; on a terminal, type its end-of-file character."""
         with self._sending, self._until_closed():
+            self._check_writable()
             await trio.lowlevel.checkpoint()
             if not self._eof_sent:
                 self._eof_sent = True
@@ -71,6 +72,15 @@ class ConsoleStream(trio.abc.HalfCloseableStream):
             data = bytes(self._rest[:limit])
             self._rest = self._rest[len(data) :]
             return data
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Say how large the reader's screen is: the newest stream that may write decides."""
+        self.viewer.resize(rows, cols)
+
+    async def redraw(self) -> None:
+        """Make the program draw its screen anew."""
+        if self.console.size is not None:
+            await self.console.redraw(*self.console.size)
 
     async def aclose(self) -> None:
         """Leave the console; whoever waits in this stream gets ClosedResourceError."""
@@ -100,6 +110,12 @@ class ConsoleStream(trio.abc.HalfCloseableStream):
     def _check_open(self, sending: bool) -> None:
         if self.viewer.closed or (sending and self._eof_sent):
             raise trio.ClosedResourceError("the console stream was closed")
+        if sending:
+            self._check_writable()
+
+    def _check_writable(self) -> None:
+        if self.viewer.read_only:
+            raise trio.ClosedResourceError("the console stream was opened for reading only")
 
 
 class _Detector:

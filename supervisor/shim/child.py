@@ -2,8 +2,8 @@
 
 Nothing here returns: every way out is `os._exit`. The report socket tells the supervisor how far the
 launch came: one message with the console's master once the steps are done, end of file when the
-workload's execve succeeded (the socket is close-on-exec), and a message naming the step when not. `parent` is a pidfd of
-the shim: nothing outlives it.
+workload's execve succeeded (the socket is close-on-exec), and a message naming the step when not.
+`parent` is a pidfd of the shim: nothing outlives it.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ def _stdio(
     if request["ptmx"]:
         path = request["ptmx"]
         master, slave = _named(["open", path], pty.open_pair, os.fsencode(path))
+        if request.get("size"):  # now: the workload may ask for it before anybody could set it
+            _named(["ioctl", "TIOCSWINSZ"], pty.set_size, slave, *request["size"])
         if request.get("console"):
             _named(["move_mount", "/dev/console"], _bind_console, slave)
         fds, stdio = (master,), [slave, slave, slave]
