@@ -21,7 +21,7 @@ if __name__ != "__main__":  # the shim has the standard library only
     import trio
     import trio.testing
 
-    from supervisor import Supervisor, open_supervisor
+    from supervisor import ContainerSpec, Supervisor, open_supervisor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SIZE = 4096
@@ -134,9 +134,17 @@ def run_faulty(root: str, body: Body, seconds: float = 120) -> None:
             with trio.fail_after(seconds):
                 async with open_supervisor(root, shim_fd=control.detach()) as sup:
                     sup.shim_pid = shim.pid
+                    await _serves(sup)
                     await body(sup, faults, Traces(root, shim.pid))
 
         trio.run(main)
+
+
+async def _serves(sup: Supervisor) -> None:
+    """Until then the shim may still be opening what it keeps."""
+    [first] = await sup.launch(ContainerSpec(command=("true",)))
+    assert await first.wait() == 0
+    await first.remove()
 
 
 # In the shim
