@@ -46,6 +46,7 @@ class Shim:
         self.epoll.register(control, select.EPOLLIN)
         self.epoll.register(self.births, select.EPOLLIN)
         self.pids: dict[int, int] = {}  # pid -> pidfd
+        self.orphans = False  # whether some may have ended
         self.wakeup, self.alarm = socket.socketpair()
         self.wakeup.setblocking(False)
         self.alarm.setblocking(False)
@@ -65,7 +66,9 @@ class Shim:
                     self.reap(fd)
             if self.wakeup.fileno() in events:
                 self.wakeup.recv(4096)
-            self.reap_orphans()
+                self.orphans = True
+            if self.orphans:
+                self.orphans = not self.reap_orphans()
             if self.control.fileno() in events and not self.serve():
                 break
         self.end()
@@ -204,18 +207,21 @@ class Shim:
         if name:
             self.tell({"event": "exited", "id": name, "status": status})
 
-    def reap_orphans(self) -> None:
-        """What the subreaper adopted. Its own children show up here too (execve gives them SIGCHLD
-        as their exit signal): those are left to their pidfds, and so is a child that a helper has
-        cloned but not yet announced."""
+    def reap_orphans(self) -> bool:
+        """What the subreaper adopted; whether that is all for now: the kernel walks every child.
+        Its own children show up here too (execve gives them SIGCHLD as their exit signal): those are
+        left to their pidfds, and so is a child that a helper has cloned but not yet announced."""
         while not self.helpers:
             try:
                 dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
-                return
-            if dead is None or dead.si_pid in self.pids:
-                return
+                return True
+            if dead is None:
+                return True
+            if dead.si_pid in self.pids:
+                return False
             os.waitpid(dead.si_pid, 0)
+        return False
 
     def tell(self, message: Request, fds: tuple[int, ...] = ()) -> None:
         try:
