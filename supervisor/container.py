@@ -10,7 +10,6 @@ import contextlib
 import enum
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Sequence
 from signal import SIGHUP, SIGKILL
@@ -19,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
+from supervisor import layers
 from supervisor.console import Console, ConsoleLog, ConsoleStream, LogStream
 from supervisor.errors import ShimLost, SupError, WrongState
 from supervisor.launch import PATIENCE, Launched, lacking, launch
 from supervisor.link import Process
 from supervisor.linux import process
-from supervisor.plan import Plan, compile
+from supervisor.plan import Plan, compile, values
+from supervisor.roots import layered_on_disk
 from supervisor.spec import ContainerSpec
 
 if TYPE_CHECKING:
@@ -161,13 +162,16 @@ class Container:
             self._run(launched)
 
     async def _launch(self, plan: Plan, template: Template | None) -> Launched:
-        values = self._values()
+        host = self._sup.host
+        own = values(self.spec, host, self.name, self.index, self.id)
+        if layered_on_disk(self.spec, host):
+            await layers.renew(self._sup.link, host, self.id)
         if template is not None:
-            message: dict[str, Any] = {"values": values, "size": self.console.size}
+            message: dict[str, Any] = {"values": own, "size": self.console.size}
             send = template.send
         else:
             size = self.console.size
-            message = {"op": "spawn", "values": values, "size": size, **plan.request()}
+            message = {"op": "spawn", "values": own, "size": size, **plan.request()}
             send = self._sup.link.send
         return await launch(
             self._sup.link,
@@ -177,33 +181,9 @@ class Container:
             tty=self.spec.tty,
             stdin=self.spec.stdin,
             queued=self._queued,
+            ids=host.ids,
             maker=template.name if template is not None else "",
         )
-
-    def _values(self) -> dict[str, str]:
-        hostname = (self.spec.hostname or self.name[:64]).replace("{n}", str(self.index or ""))
-        hosts = f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost\n"
-        values = {"hostname": hostname, "hostname_file": hostname + "\n", "hosts_file": hosts}
-        if self.spec.rootfs.path:
-            values.update(self._layer(values))
-        return values
-
-    def _layer(self, values: dict[str, str]) -> dict[str, str]:
-        """Directories of the overlay above a rootfs, and the files that are bound over its own."""
-        upper, work = (os.path.join(self.log_directory, name) for name in ("upper", "work"))
-        for path in (upper, work):
-            os.makedirs(path, 0o755, exist_ok=True)
-        files = {}
-        for name in ("hostname", "hosts"):
-            files[name] = os.path.join(self.log_directory, name)
-            with open(files[name], "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(values[f"{name}_file"])
-            os.chmod(files[name], 0o644)
-        files["resolv.conf"] = os.path.join(self._sup.paths.skeleton, "etc/resolv.conf")
-        options = [f"lowerdir={self.spec.rootfs.path}", f"upperdir={upper}", f"workdir={work}"]
-        if os.geteuid() != 0:
-            options.append("userxattr")
-        return {**files, "overlay": ",".join(options)}
 
     def _run(self, launched: Launched) -> None:
         self._process, self.phases = launched.process, launched.phases
@@ -284,7 +264,7 @@ class Container:
         return SIGHUP if process.ignores(process.first_child(self.pid), wanted) else wanted
 
     async def restart(self) -> None:
-        """Stop it, and start it again under the same name, with the same layer and log."""
+        """Stop it, and start it again under the same name, with the same log and an empty layer."""
         await self.stop()
         self._exited, self._queued = trio.Event(), time.monotonic()
         await self.start(compile(self.spec, self._sup.host))
@@ -303,9 +283,10 @@ class Container:
         with trio.CancelScope(shield=True):
             if os.path.isdir(self.log_directory):
                 try:
-                    await trio.to_thread.run_sync(_remove_tree, self.log_directory)
+                    await trio.to_thread.run_sync(layers.remove_tree, self.log_directory)
                 except RuntimeError:  # the host has no room for a thread
-                    _remove_tree(self.log_directory)
+                    layers.remove_tree(self.log_directory)
+            await layers.remove(self._sup.link, self._sup.host, self.id)
         self._sup.events.publish("removed", name=self.name, id=self.id)
 
     def attach(
@@ -367,6 +348,7 @@ class Container:
                     tty=tty,
                     stdin=stdin,
                     queued=time.monotonic(),
+                    ids=self._sup.host.ids,
                     extra=(pidfd,),
                 )
                 await connect(console, launched)
@@ -423,10 +405,3 @@ async def connect(console: Console, launched: Launched) -> None:
             launched.process.kill()
             await launched.process.ended.wait()
         raise
-
-
-def _remove_tree(path: str) -> None:
-    """Overlay leaves a work directory of mode 000 behind."""
-    with contextlib.suppress(OSError):
-        os.chmod(os.path.join(path, "work", "work"), 0o700)
-    shutil.rmtree(path, ignore_errors=True)

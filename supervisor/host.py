@@ -12,6 +12,9 @@ import stat
 
 import attrs
 
+from supervisor import idmap
+from supervisor.errors import SupError
+from supervisor.idmap import IdMap
 from supervisor.linux import caps
 from supervisor.linux.libc import prctl
 from supervisor.paths import Paths
@@ -40,7 +43,8 @@ _TREES = (
 @attrs.frozen
 class HostFacts:
     """uid and gid of the supervisor; the userland: (name, link target or "" for a directory);
-    `trees` of /etc that are the host's own, not copies in the skeleton."""
+    `trees` of /etc that are the host's own, not copies in the skeleton;
+    `layers` is where ordinary users' overlays keep what is written to them: "" is in memory."""
 
     uid: int
     gid: int
@@ -49,17 +53,35 @@ class HostFacts:
     stage: str
     skeleton: str
     trees: tuple[str, ...]
+    hostname: str
+    layers: str
+    uids: IdMap
+    gids: IdMap
 
     @property
     def root(self) -> bool:
         return self.uid == 0
 
+    @property
+    def ids(self) -> tuple[IdMap, IdMap]:
+        return self.uids, self.gids
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether a user namespace has more than the one id that it can map by itself."""
+        return not self.uids.single
+
 
 def gather(paths: Paths) -> HostFacts:
     """Look at the host. No privilege needed."""
+    uids, gids = idmap.find(os.geteuid(), os.getegid())
     return HostFacts(
         uid=os.geteuid(),
         gid=os.getegid(),
+        uids=uids,
+        gids=gids,
+        hostname=os.uname().nodename,
+        layers="" if _tmpfs_takes_attributes() else paths.layers,
         userland=tuple(_userland()),
         capabilities=_bounding(),
         stage=paths.stage,
@@ -84,6 +106,18 @@ def _public(directory: str) -> bool:
         return False
 
 
+def _tmpfs_takes_attributes() -> bool:
+    """A user's overlay marks directories by user.* attributes, which a tmpfs has since Linux 6.6."""
+    memfd = os.memfd_create("sup", os.MFD_CLOEXEC)
+    try:
+        os.setxattr(memfd, "user.sup", b"y")
+    except OSError:
+        return False
+    finally:
+        os.close(memfd)
+    return True
+
+
 def _userland() -> list[tuple[str, str]]:
     found = []
     for name in _USERLAND:
@@ -105,19 +139,32 @@ def _bounding() -> int:
     return held
 
 
+def check_rootfs(path: str) -> None:
+    """Refuse a directory that cannot be a root. Raises SupError."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SupError(
+            f"rootfs {path!a} cannot be used: {reason}", remedy="give a directory that you can read"
+        ) from None
+
+
 def build_skeleton(paths: Paths) -> None:
     """Make the shared /etc anew. Raises OSError."""
     shutil.rmtree(paths.skeleton, ignore_errors=True)
     etc = os.path.join(paths.skeleton, "etc")
     os.makedirs(etc, 0o755)
     os.makedirs(paths.stage, 0o700, exist_ok=True)
-    os.mkdir(os.path.join(paths.skeleton, "dev"))  # where a /dev is built before it is moved in
     for name in (*_FILES, *_TREES, *_BOUND):
         source, target = os.path.join("/etc", name), os.path.join(etc, name)
         if name in _BOUND and _public(source):
             os.makedirs(target, 0o755)
         else:
             _copy(source, target)
+    resolver = os.path.join(etc, "resolv.conf")
+    if not os.path.isfile(resolver):
+        _write(resolver, "")
     _write(os.path.join(etc, "passwd"), _accounts("/etc/passwd", 7))
     _write(os.path.join(etc, "group"), _accounts("/etc/group", 4))
     for name in ("hostname", "hosts"):

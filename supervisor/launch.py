@@ -3,6 +3,7 @@
     supervisor                    shim or template                child
         | -- request, report, stdio --> |                           |
         | <-- spawned + pidfd --------- | -- clone3 --------------> |
+        | <-- idmap: I wait, -- go -----------------------------> | with ranges of ids
         | <-- times + console's master ---------------------------- | steps done
         | <-- end of file ----------------------------------------- | execve succeeded
         | <-- failed: index, step, errno -------------------------- | or a step did not
@@ -23,6 +24,7 @@ from typing import Any
 import attrs
 import trio
 
+from supervisor import idmap
 from supervisor.errors import (
     CannotExecute,
     CommandNotFound,
@@ -32,6 +34,7 @@ from supervisor.errors import (
     StepFailed,
     SupError,
 )
+from supervisor.idmap import IdMap
 from supervisor.link import Link, Process, receive, shim_lost
 from supervisor.shim import protocol
 from supervisor.text import escape
@@ -71,6 +74,7 @@ async def launch(
     tty: bool,
     stdin: bool,
     queued: float,
+    ids: tuple[IdMap, IdMap],
     extra: tuple[int, ...] = (),
     maker: str = "",
 ) -> Launched:
@@ -89,7 +93,7 @@ async def launch(
                 raise
         try:
             with deadline():
-                master, times = await _steps_done(report, process)
+                master, times = await _steps_done(report, process, ids)
                 if master >= 0:
                     on_failure.callback(os.close, master)
                 await _executed(report)
@@ -158,8 +162,22 @@ def _pipes(
     return Stdio(stdin=into, stdout=own(*pipe()), stderr=own(*pipe())), given
 
 
-async def _steps_done(report: socket.socket, process: Process) -> tuple[int, list[int]]:
+async def first_word(
+    report: socket.socket, process: Process, ids: tuple[IdMap, IdMap]
+) -> tuple[dict[str, Any], list[int]] | None:
+    """What a child has to say, once it has the ids that it may have asked for. Raises HostLacks."""
     received = await receive(report)
+    if received is not None and "idmap" in received[0]:
+        await process.answered.wait()
+        await idmap.answer(report, process.pid, *ids)
+        received = await receive(report)
+    return received
+
+
+async def _steps_done(
+    report: socket.socket, process: Process, ids: tuple[IdMap, IdMap]
+) -> tuple[int, list[int]]:
+    received = await first_word(report, process, ids)
     if received is None:
         raise await ended_early(process)
     message, fds = received
@@ -213,11 +231,22 @@ _REMEDIES = {
     ("setuser", 0): "name a user that the container's /etc/passwd has, or a number",
     ("chdir", 0): "give a directory that exists in the container",
     ("open_tree", 0): "give a path that exists on the host",
+    ("open_tree", errno.EPERM): "leave out the options on access times: they are the mount's owner's",
+    ("open_tree", errno.EINVAL): "an ordinary user cannot leave out what is mounted below it",
     ("clone3", errno.EAGAIN): _PROCESSES,
     ("fork", errno.EAGAIN): _PROCESSES,
     ("clone3", errno.ENOSPC): "raise the limits user.max_*_namespaces: see `sup doctor`",
     ("open", errno.ENOSPC): "raise kernel.pty.max, or end something that holds a terminal",
     ("recvmsg", errno.EMFILE): "raise the limit of open files (ulimit -n, LimitNOFILE=)",
+}
+
+
+_MOUNTING = ("make_target", "move_mount", "move_below", "mount_below")
+_TARGETS = {
+    errno.ENOTDIR: "the target is a file: mount a directory on a directory",
+    errno.EISDIR: "the target is a directory: mount a file on a file",
+    errno.EROFS: "the target is missing on a read-only file system: make it there beforehand",
+    errno.ELOOP: "the target leads through links without end, or out of the container",
 }
 
 
@@ -234,6 +263,13 @@ def failure(message: dict[str, Any]) -> SupError:
             f"{call} is not permitted here",
             remedy="namespaces are forbidden to this user: see `sup doctor`",
         )
+    if number == errno.EINVAL and call == "setuser":
+        return HostLacks(
+            f"the container's user namespace has no user {shown.partition(',')[0]}",
+            remedy="get ranges in /etc/subuid and /etc/subgid: see `sup doctor`",
+        )
+    if call in _MOUNTING and number in _TARGETS:
+        return StepFailed(call, shown, number, _TARGETS[number])
     remedy = _REMEDIES.get((call, number)) or _REMEDIES.get((call, 0), "")
     return StepFailed(call, shown, number, remedy)
 

@@ -57,10 +57,15 @@ class Paths(NamedTuple):
     def containers(self) -> str:
         return os.path.join(self.state, "containers")
 
+    @property
+    def layers(self) -> str:
+        return os.path.join(self.state, "layers")
+
     def make(self) -> None:
         """Make the directories, all 0700; refuse those that are not ours alone."""
         self.check_socket()
-        for path in (self.run, self.state, self.containers, self.skeleton, self.stage):
+        private = (self.containers, self.layers, self.skeleton, self.stage)
+        for path in (self.run, self.state, *private):
             _make_private(path)
 
     def check_socket(self) -> None:

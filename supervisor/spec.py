@@ -202,6 +202,8 @@ def _volume_options(value: object) -> tuple[str, ...]:
     for option in options:
         if not isinstance(option, str) or option not in VOLUME_OPTIONS:
             raise _bad("volumes options", option, nearest(option, VOLUME_OPTIONS | {"ro", "rw"}))
+    if {"noatime", "relatime"} <= set(options):
+        raise _bad("volumes options", options, "choose noatime or relatime")
     return tuple(sorted({str(option) for option in options}))
 
 

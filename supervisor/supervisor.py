@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import trio
 
-from supervisor import __version__, limits
+from supervisor import __version__, layers, limits
 from supervisor.background import Background
 from supervisor.bus import Bus
 from supervisor.console import ConsoleHub
@@ -29,7 +29,7 @@ from supervisor.container import Container, State
 from supervisor.errors import LimitReached
 from supervisor.fleet import Registry
 from supervisor.fleetfile import FleetEntry
-from supervisor.host import HostFacts, build_skeleton, gather
+from supervisor.host import HostFacts, build_skeleton, check_rootfs, gather
 from supervisor.link import Link
 from supervisor.paths import Paths
 from supervisor.plan import Plan, compile
@@ -99,6 +99,8 @@ class Supervisor:
 
         `size` is that of their terminals, in rows and columns.
         Raises SupError before the first clone; after it each failure is in its `Container.error`."""
+        if spec.rootfs.path:
+            check_rootfs(spec.rootfs.path)
         plan = compile(spec, self.host)
         if scale and n is not None:
             await self._shrink(name or "sup", n)
@@ -193,10 +195,11 @@ class Supervisor:
     @contextlib.asynccontextmanager
     async def _template(self, plan: Plan, n: int) -> AsyncIterator[Template | None]:
         """A template for a fleet, for as long as it is launched; None for a few containers."""
-        if n < _TEMPLATE_FROM or not plan.shared or not plan.pivots_shared:
+        enough = 2 if plan.awaits_ids else _TEMPLATE_FROM
+        if n < enough or not (plan.pivots_shared or plan.awaits_ids):
             yield None
             return
-        async with open_template(self.link, plan) as template:
+        async with open_template(self.link, plan, self.host.ids) as template:
             yield template
 
     # -- the whole ---------------------------------------------------------------------------------
@@ -310,6 +313,7 @@ async def open_supervisor(
                 stack.callback(sup.hub.close)
                 background.start_soon(sup.link.run)
                 background.start_soon(sup.hub.run)
+                await layers.clear(sup.link, sup.host)
                 try:
                     yield sup
                 finally:

@@ -11,8 +11,17 @@ from typing import Any
 import trio
 
 from supervisor.errors import ShimLost
-from supervisor.launch import deadline, ended_early, failure, lacking, report_pair, undo
-from supervisor.link import Link, Process, receive, send
+from supervisor.idmap import IdMap
+from supervisor.launch import (
+    deadline,
+    ended_early,
+    failure,
+    first_word,
+    lacking,
+    report_pair,
+    undo,
+)
+from supervisor.link import Link, Process, send
 from supervisor.plan import Plan
 
 
@@ -35,7 +44,7 @@ class Template:
 
 
 @contextlib.asynccontextmanager
-async def open_template(link: Link, plan: Plan) -> AsyncIterator[Template]:
+async def open_template(link: Link, plan: Plan, ids: tuple[IdMap, IdMap]) -> AsyncIterator[Template]:
     """A template for as long as its fleet is launched. Raises StepFailed when a shared step fails."""
     name = secrets.token_hex(6)
     with contextlib.ExitStack() as ours:
@@ -44,7 +53,7 @@ async def open_template(link: Link, plan: Plan) -> AsyncIterator[Template]:
         except OSError as error:
             raise lacking("the fleet's template cannot be started", error) from None
         try:
-            await _built(report, process)
+            await _built(report, process, ids)
             yield Template(name, requests, process)
         except BaseException:
             requests.close()
@@ -68,10 +77,10 @@ async def _ask(
     return requests, report, process
 
 
-async def _built(report: socket.socket, process: Process) -> None:
+async def _built(report: socket.socket, process: Process, ids: tuple[IdMap, IdMap]) -> None:
     """Wait for the shared steps. Raises StepFailed, LaunchTimeout, ShimLost."""
     with deadline():
-        received = await receive(report)
+        received = await first_word(report, process, ids)
         await process.answered.wait()
     if received is not None:
         raise failure(received[0])

@@ -6,10 +6,12 @@ Facts:
 * open_tree(OPEN_TREE_CLONE) gives a detached mount: it may be changed by mount_setattr (Linux 5.12)
   before anyone sees it, and goes when the descriptor is closed.
 * A detached mount can be attached once; a copy of a process attaches its own clone.
+* mount(2) onto "." mounts on the working directory whatever its path has become meanwhile.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -30,6 +32,11 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR_RELATIME = 0x0
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR__ATIME = 0x70
+MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_NOSYMFOLLOW = 0x200000
 
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
@@ -42,6 +49,7 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 
 AT_FDCWD = -100
+_RACES = 64
 
 DEVPTS_SUPER_MAGIC = 0x1CD1
 PROC_SUPER_MAGIC = 0x9FA0
@@ -61,10 +69,11 @@ def open_tree(path: bytes, *, recursive: bool = True, directory: int = AT_FDCWD)
     return syscall(_SYS_OPEN_TREE, directory, path, flags)
 
 
-def move_mount(tree: int, target: int) -> None:
-    """Attach the detached mount `tree` onto the file or directory open as `target`."""
-    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    syscall(_SYS_MOVE_MOUNT, tree, b"", target, b"", flags)
+def move_mount(tree: int, target: int, source: bytes = b"") -> None:
+    """Attach the detached mount `tree`, or move the one at the path `source`, onto the file or
+    directory open as `target`."""
+    flags = MOVE_MOUNT_T_EMPTY_PATH | (0 if source else MOVE_MOUNT_F_EMPTY_PATH)
+    syscall(_SYS_MOVE_MOUNT, tree, source, target, b"", flags)
 
 
 def mount_setattr(tree: int, set_: int, clear: int = 0, *, recursive: bool = True) -> None:
@@ -88,31 +97,47 @@ def pivot_root(new: bytes, old: bytes) -> None:
 
 def open_in_root(root: int, path: bytes, flags: int) -> int:
     """Open `path` as a process chrooted to `root` would, magic links refused."""
-    return openat2(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    for _ in range(_RACES):
+        try:
+            return openat2(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+        except BlockingIOError:  # EAGAIN: something was renamed while ".." was walked
+            continue
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
 
 
-def make_target(root: int, path: bytes, *, directory: bool) -> int:
+def make_target(root: int, path: bytes, *, directory: bool, links: int = 40) -> int:
     """Open `path` below `root` as O_PATH, making what is missing, each component below the
-    descriptor of the one before it."""
+    descriptor of the one before it. Where a link leads nowhere, what it names is made."""
+    path = path.rstrip(b"/") or b"/"
     try:
         return open_in_root(root, path, os.O_PATH)
     except FileNotFoundError:
-        parent = make_parents(root, os.path.dirname(path))
+        parent = make_parents(root, os.path.dirname(path), links)
+    name = os.path.basename(path)
     try:
-        name = os.path.basename(path)
         if directory:
             os.mkdir(name, 0o755, dir_fd=parent)
         else:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
     except FileExistsError:
-        pass
+        if links and (link := _read_link(parent, name)):
+            # Not normalised: the kernel knows best what ".." means behind a link.
+            target = os.path.join(os.path.dirname(path), link)
+            return make_target(root, target, directory=directory, links=links - 1)
     finally:
         os.close(parent)
     return open_in_root(root, path, os.O_PATH)
 
 
-def make_parents(root: int, path: bytes) -> int:
+def make_parents(root: int, path: bytes, links: int = 40) -> int:
     """Open the directory `path` below `root`, made with its parents where it is missing."""
     if path.strip(b"/") == b"":
         return open_in_root(root, b"/", os.O_PATH | os.O_DIRECTORY)
-    return make_target(root, path, directory=True)
+    return make_target(root, path, directory=True, links=links)
+
+
+def _read_link(directory: int, name: bytes) -> bytes:
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError:  # no link
+        return b""

@@ -22,7 +22,7 @@ TIOCSPTLCK = 0x40045431
 TIOCGPTPEER = 0x5441
 
 
-def open_pair(ptmx: bytes, *, checked: bool = True) -> tuple[int, int]:
+def open_pair(ptmx: bytes, checked: bool = True) -> tuple[int, int]:
     """(master, slave) out of the devpts instance that `ptmx` belongs to, both close-on-exec.
 
     `checked` refuses a ptmx that is not of a devpts: a container may have mounted over it."""

@@ -79,7 +79,9 @@ def _stdio(
     fds: tuple[int, ...] = ()
     if request["ptmx"]:
         path = request["ptmx"]
-        master, slave = _named(["open", path], pty.open_pair, os.fsencode(path))
+        # In a shared mount namespace it is the host's, which may lie outside its devpts.
+        checked = path.startswith("/dev/pts/")
+        master, slave = _named(["open", path], pty.open_pair, os.fsencode(path), checked)
         if request.get("size"):  # now: the workload may ask for it before anybody could set it
             _named(["ioctl", "TIOCSWINSZ"], pty.set_size, slave, *request["size"])
         if request.get("console"):
@@ -135,6 +137,8 @@ def _spawn_workload(state: steps.State, request: Request, stdio: list[int]) -> N
 
 def _become_workload(state: steps.State, request: Request, stdio: list[int], parent: int) -> None:
     os.setsid()
+    if not (request["pid_namespace"] or request["init"]):  # its orphans are its own as long as it lives
+        process.become_subreaper()
     if request["ptmx"]:
         _named(["ioctl", "TIOCSCTTY"], fcntl.ioctl, stdio[0], termios.TIOCSCTTY, 0)
     _named(["dup2"], _place_stdio, stdio)
@@ -217,7 +221,9 @@ def become_joiner(
     and is announced to it by `births`. Never returns."""
     try:
         process.die_with(parent)
-        _named(["setns"], libc.setns, stdio.pop(), request["join"])
+        target = stdio.pop()
+        if request["join"]:  # else it shares all of them
+            _named(["setns"], libc.setns, target, request["join"])
         _named(["clone3"], give_birth, request, report_fd, stdio, births, parent)
     except steps.StepError as error:
         _refuse(births, request["id"], error.step[0], error.errno)
@@ -231,10 +237,11 @@ def give_birth(
     pid, pidfd = clone.clone3(request["flags"] | clone.CLONE_PARENT)
     if pid == 0:
         become_container(request, report_fd, stdio, parent)
+    birth = {"id": request["id"], "pid": pid, "pid_namespace": request["pid_namespace"]}
     try:
-        protocol.send(births, {"id": request["id"], "pid": pid}, (pidfd,))
+        protocol.send(births, birth, (pidfd,))
     except OSError:  # no descriptor may be in flight: the shim has to look for it by its number
-        protocol.send(births, {"id": request["id"], "pid": pid})
+        protocol.send(births, birth)
     finally:
         os.close(pidfd)
 
@@ -248,7 +255,9 @@ def become_template(
     report = socket.socket(fileno=report_fd)
     try:
         process.die_with(parent)
-        steps.run(steps.State({}), request["shared"])
+        state = steps.State({})
+        state.report = report
+        steps.run(state, request["shared"])
         report.close()
         while _replicate(request, requests, births, parent):
             pass

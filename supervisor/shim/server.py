@@ -16,12 +16,15 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import Any, NamedTuple
 
 from supervisor.linux import clone, process
 from supervisor.shim import child, protocol
 
 Request = dict[str, Any]
+
+_PATIENCE = 5.0
 
 
 class Child(NamedTuple):
@@ -30,18 +33,22 @@ class Child(NamedTuple):
     name: str
     pid: int
     helper: bool
+    pid_namespace: bool
 
 
 class Shim:
     """All of the shim's state: who lives, by pidfd."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, supervisor: int = 0) -> None:
         self.control = control
+        self.supervisor = supervisor
         self.births, self.announce = protocol.pair()
         self.births.setblocking(False)
         self.pidfd = os.pidfd_open(os.getpid())
         self.living: dict[int, Child] = {}
         self.helpers = 0
+        self.ended: list[tuple[str, int]] = []
+        self.untidy = False
         self.epoll = select.epoll()
         self.epoll.register(control, select.EPOLLIN)
         self.epoll.register(self.births, select.EPOLLIN)
@@ -69,6 +76,7 @@ class Shim:
                 self.orphans = True
             if self.orphans:
                 self.orphans = not self.reap_orphans()
+            self.sweep()
             if self.control.fileno() in events and not self.serve():
                 break
         self.end()
@@ -117,7 +125,9 @@ class Shim:
             finally:
                 os._exit(1)  # a second shim would be worse than anything
         # What the joiner makes has the request's name, not the joiner.
-        self.add(pidfd, request["id"] if kind != "exec" else "", pid, helper=kind != "spawn")
+        name = request["id"] if kind != "exec" else ""
+        alone = kind != "spawn" or request["pid_namespace"]
+        self.add(pidfd, Child(name, pid, kind != "spawn", alone))
 
     def become(self, kind: str, request: Request, fds: list[int]) -> None:
         """In a clone. Never returns."""
@@ -143,19 +153,19 @@ class Shim:
         for pidfd in self.living:
             os.close(pidfd)
 
-    def add(self, pidfd: int, name: str, pid: int, *, helper: bool = False) -> None:
+    def add(self, pidfd: int, made: Child) -> None:
         """Know a child from now on. Raises OSError when it cannot be watched: it is dead then."""
         try:
             self.epoll.register(pidfd, select.EPOLLIN)
         except OSError:
-            self.end_unknown(pid)
+            self.end_unknown(made.pid)
             os.close(pidfd)
             raise
-        self.living[pidfd] = Child(name, pid, helper)
-        self.helpers += helper
-        self.pids[pid] = pidfd
-        if name:
-            self.tell({"event": "spawned", "id": name, "pid": pid}, (pidfd,))
+        self.living[pidfd] = made
+        self.helpers += made.helper
+        self.pids[made.pid] = pidfd
+        if made.name:
+            self.tell({"event": "spawned", "id": made.name, "pid": made.pid}, (pidfd,))
 
     @staticmethod
     def end_unknown(pid: int) -> None:
@@ -182,7 +192,8 @@ class Shim:
             return
         try:
             pidfd = fds[0] if fds else self.open_pidfd(message["pid"])
-            self.add(pidfd, message["id"], message["pid"])
+            made = Child(message["id"], message["pid"], False, message["pid_namespace"])
+            self.add(pidfd, made)
         except OSError as error:
             self.refuse(message["id"], "pidfd_open", error)
 
@@ -197,15 +208,33 @@ class Shim:
         status = process.reap(pidfd)
         if status is None:
             return
-        name, pid, helper = self.living.pop(pidfd)
+        name, pid, helper, pid_namespace = self.living.pop(pidfd)
         if helper:  # what it made is told before its end
             self.register_births()
         del self.pids[pid]
         self.helpers -= helper
         self.epoll.unregister(pidfd)
         os.close(pidfd)
-        if name:
+        if not pid_namespace:
+            self.ended.append((name, status))
+            self.untidy = True
+        elif name:
             self.tell({"event": "exited", "id": name, "status": status})
+
+    def sweep(self) -> None:
+        """Without a pid namespace there is no init with which the kernel kills the rest: what such a
+        container leaves falls to this subreaper. Its end is told when all of that is dead; but a
+        helper's child that is not announced yet looks the same, and no end waits for a helper's."""
+        if not self.untidy:
+            return
+        left = process.children() - self.pids.keys() - {self.supervisor}
+        if left and not self.helpers:  # the death of each is a SIGCHLD, and brings us back
+            kill_all(left)
+            return
+        for name, status in self.ended:
+            self.tell({"event": "exited", "id": name, "status": status})
+        self.ended.clear()
+        self.untidy = bool(left)
 
     def reap_orphans(self) -> bool:
         """What the subreaper adopted; whether that is all for now: the kernel walks every child.
@@ -239,10 +268,23 @@ class Shim:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         for pidfd in list(self.living):
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED | process.WALL)
+        patience = time.monotonic() + _PATIENCE
+        while (left := process.children() - {self.supervisor}) and time.monotonic() < patience:
+            kill_all(left)
+            for pid in left:
+                os.waitpid(pid, os.WNOHANG | process.WALL)
+            time.sleep(0.002)
 
 
-def start_supervisor() -> socket.socket:
-    """Start the supervisor's process with its end of the control socket; returns the shim's."""
+def kill_all(pids: set[int]) -> None:
+    """Children of ours: until they are reaped their numbers are their own."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def start_supervisor() -> tuple[socket.socket, int]:
+    """Start the supervisor's process with its end of the control socket; returns the shim's, and
+    the process's id."""
     ours, theirs = protocol.pair()
     theirs.set_inheritable(True)
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -253,11 +295,11 @@ def start_supervisor() -> socket.socket:
     env = {**os.environ, "SUP_SHIM_FD": str(theirs.fileno())}
     if "SUP_READY_FD" in env:
         os.set_inheritable(int(env["SUP_READY_FD"]), True)
-    os.posix_spawn(sys.executable, [sys.executable, "-P", "-c", program], env)
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-P", "-c", program], env)
     theirs.close()
     if "SUP_READY_FD" in env:
         os.close(int(env["SUP_READY_FD"]))
-    return ours
+    return ours, pid
 
 
 def raise_open_files() -> None:
@@ -275,13 +317,17 @@ def main() -> int:
     raise_open_files()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     inherited = os.environ.get("SUP_CONTROL_FD")
-    control = socket.socket(fileno=int(inherited)) if inherited else start_supervisor()
+    if inherited:
+        control, supervisor = socket.socket(fileno=int(inherited)), 0
+    else:
+        control, supervisor = start_supervisor()
     os.set_inheritable(control.fileno(), False)
     # A collection in a child would copy every page that it walks.
     gc.collect()
     gc.freeze()
     gc.disable()
-    Shim(control).run()
+    os.umask(0o022)  # what a container finds was made with it
+    Shim(control, supervisor).run()
     return 0
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from supervisor.linux import caps, libc, mount, net
+from supervisor.shim import protocol
 from supervisor.shim.users import User
 
 Step = list[Any]
@@ -105,32 +106,47 @@ def _open_root(state: State, path: str) -> None:
     state.held["root"] = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _open_tree(state: State, name: str, path: str, attributes: int, recursive: int) -> None:
+def _open_tree(
+    state: State, name: str, path: str, attributes: int, cleared: int, recursive: int
+) -> None:
     tree = mount.open_tree(os.fsencode(path), recursive=bool(recursive))
     state.held[name] = tree
-    if attributes:
-        mount.mount_setattr(tree, attributes, recursive=bool(recursive))
+    if attributes or cleared:
+        mount.mount_setattr(tree, attributes, cleared, recursive=bool(recursive))
 
 
 def _move_mount(state: State, name: str, target: str) -> None:
     tree = state.held.pop(name)
     try:
         directory = stat.S_ISDIR(os.fstat(tree).st_mode)
-        where = mount.make_target(state.root(), os.fsencode(target), directory=directory)
-        try:
-            mount.move_mount(tree, where)
-        finally:
-            os.close(where)
+        _attach(state, target, directory, tree)
     finally:
         os.close(tree)
 
 
-def _mount_below(state: State, fstype: str, target: str, flags: int, data: str) -> None:
+def _move_below(state: State, source: str, target: str) -> None:
+    """Move what is mounted at a path that the container cannot change to one below the root."""
+    _attach(state, target, os.path.isdir(source), mount.AT_FDCWD, os.fsencode(source))
+
+
+def _attach(state: State, target: str, directory: bool, tree: int, source: bytes = b"") -> None:
+    where = mount.make_target(state.root(), os.fsencode(target), directory=directory)
+    try:
+        if stat.S_ISDIR(os.fstat(where).st_mode) != directory:  # the kernel only says EINVAL
+            number = errno.ENOTDIR if directory else errno.EISDIR
+            raise OSError(number, os.strerror(number), target)
+        mount.move_mount(tree, where, source)
+    finally:
+        os.close(where)
+
+
+def _mount_below(state: State, source: str, target: str, fstype: str, flags: int, data: str) -> None:
     where = mount.make_target(state.root(), os.fsencode(target), directory=True)
     try:
-        path = f"/proc/self/fd/{where}".encode()
-        libc.mount(os.fsencode(fstype), path, os.fsencode(fstype), flags, os.fsencode(data))
+        os.fchdir(where)  # /proc, and so /proc/self/fd, may not be there yet
+        libc.mount(os.fsencode(source), b".", os.fsencode(fstype), flags, os.fsencode(data))
     finally:
+        os.chdir("/")
         os.close(where)
 
 
@@ -140,10 +156,10 @@ def _make_target(state: State, target: str, like: str) -> None:
     os.close(mount.make_target(state.root(), os.fsencode(target), directory=directory))
 
 
-def _mount_setattr(state: State, path: str, attributes: int) -> None:
+def _mount_setattr(state: State, path: str, attributes: int, recursive: int) -> None:
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        mount.mount_setattr(fd, attributes, recursive=False)
+        mount.mount_setattr(fd, attributes, recursive=bool(recursive))
     finally:
         os.close(fd)
 
@@ -168,6 +184,7 @@ def _idmap(state: State, uid: int, gid: int) -> None:
 def _await_idmap(state: State) -> None:
     """Ranges are written by the supervisor, which then says go."""
     assert state.report is not None
+    protocol.send(state.report, {"idmap": True})
     if state.report.recv(16) != b"go":
         raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
     os.setresgid(0, 0, 0)
@@ -240,6 +257,7 @@ _CALLS: dict[str, Callable[..., None]] = {
     "open_root": _open_root,
     "open_tree": _open_tree,
     "move_mount": _move_mount,
+    "move_below": _move_below,
     "mount_below": _mount_below,
     "make_target": _make_target,
     "mount_setattr": _mount_setattr,

@@ -127,7 +127,6 @@ def test_a_command_that_is_not_there(sup_root: str) -> None:
         ("user", "no-such-user", "setuser"),
         ("workdir", "/no/such/directory", "chdir"),
         ("volumes", "/no/such/source:/mnt/x", "open_tree"),
-        ("rootfs", "/no/such/rootfs", "mount"),
     ],
 )
 def test_a_failed_step_is_named(sup_root: str, field: str, value: str, call: str) -> None:

@@ -341,7 +341,11 @@ def _ulimit(name: str, one: int, other: int) -> Ulimit:
 
 
 _VOLUMES = st.builds(
-    Volume, _PATHS, _TARGETS, st.booleans(), st.sets(st.sampled_from(sorted(spec.VOLUME_OPTIONS)))
+    Volume,
+    _PATHS,
+    _TARGETS,
+    st.booleans(),
+    st.sets(st.sampled_from(sorted(spec.VOLUME_OPTIONS - {"noatime"}))),
 )
 _TMPFS = st.builds(Tmpfs, _TARGETS, st.integers(0, (1 << 63) - 1), st.integers(0, 0o7777))
 _ROOTFS = st.just(Rootfs()) | st.builds(Rootfs, _PATHS, st.booleans())
