@@ -226,11 +226,6 @@ def _no_new_privs(state: State) -> None:
     libc.prctl(caps.PR_SET_NO_NEW_PRIVS, 1)
 
 
-def _chroot(state: State, path: str) -> None:
-    os.chroot(path)
-    os.chdir("/")
-
-
 def _chdir(state: State, path: str) -> None:
     """By openat2 without magic links: /proc/self/fd/N is no way out."""
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -271,7 +266,6 @@ _CALLS: dict[str, Callable[..., None]] = {
     "cap_bound": _cap_bound,
     "capset": _capset,
     "no_new_privs": _no_new_privs,
-    "chroot": _chroot,
     "chdir": _chdir,
     "umask": _umask,
 }
