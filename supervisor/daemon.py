@@ -58,11 +58,23 @@ def _descriptor(name: str) -> int:
     return fd
 
 
-def _sentence(error: BaseException) -> str:
-    """What to tell of an error; of a group, what its first member says."""
+def _leaf(error: BaseException) -> BaseException:
+    """Of a group, its first member."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error) if isinstance(error, SupError) else f"{type(error).__name__}: {error}"
+    return error
+
+
+def _tell(error: BaseException, ready: Ready) -> None:
+    """One sentence for whoever waits and for the log, where a defect gets its traceback too."""
+    leaf = _leaf(error)
+    ours = isinstance(leaf, SupError)
+    sentence = str(leaf) if ours else f"{type(leaf).__name__}: {leaf}"
+    with contextlib.suppress(OSError):  # the log's disk may be full
+        if not ours:
+            traceback.print_exception(error)
+        print(sentence, file=sys.stderr, flush=True)
+    ready.say(sentence.encode(errors="replace"))
 
 
 def main() -> None:
@@ -75,6 +87,5 @@ def main() -> None:
     try:
         trio.run(_run, paths, shim_fd, ready)
     except BaseException as error:
-        traceback.print_exc()
-        ready.say(_sentence(error).encode(errors="replace"))
+        _tell(error, ready)
         sys.exit(1)

@@ -6,6 +6,7 @@ keeps below its run-time directory: only what programs need, nothing secret. All
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -151,7 +152,7 @@ def check_rootfs(path: str) -> None:
 
 
 def build_skeleton(paths: Paths) -> None:
-    """Make the shared /etc anew. Raises OSError."""
+    """Make the shared /etc anew. Raises OSError, also where a copy does not fit."""
     shutil.rmtree(paths.skeleton, ignore_errors=True)
     etc = os.path.join(paths.skeleton, "etc")
     os.makedirs(etc, 0o755)
@@ -184,8 +185,11 @@ def _copy(source: str, target: str) -> None:
         elif mode & stat.S_IROTH:
             follow = source.endswith("resolv.conf")  # often a link into /run, which is not there
             shutil.copy(source, target, follow_symlinks=follow)
-    except (OSError, shutil.Error):
+    except shutil.Error:
         return
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def _private(directory: str, names: list[str]) -> list[str]:

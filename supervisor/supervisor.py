@@ -30,6 +30,7 @@ from supervisor.errors import LimitReached
 from supervisor.fleet import Registry
 from supervisor.fleetfile import FleetEntry
 from supervisor.host import HostFacts, build_skeleton, check_rootfs, gather
+from supervisor.launch import lacking
 from supervisor.link import Link
 from supervisor.paths import Paths
 from supervisor.plan import Plan, compile
@@ -291,12 +292,7 @@ async def open_supervisor(
             paths = tempfile.mkdtemp(prefix="sup-")
             stack.callback(shutil.rmtree, paths, ignore_errors=True)
         places = paths if isinstance(paths, Paths) else Paths.find(paths)
-        places.make()
-        shutil.rmtree(places.containers, ignore_errors=True)
-        os.mkdir(places.containers, 0o700)
-        build_skeleton(places)
-        stack.callback(shutil.rmtree, places.skeleton, ignore_errors=True)
-        stack.callback(shutil.rmtree, places.stage, ignore_errors=True)
+        _prepare(places, stack)
         if shim_fd >= 0:
             control, shim_pid = socket.socket(fileno=shim_fd), os.getppid()
         else:
@@ -326,6 +322,19 @@ async def open_supervisor(
             alone = group.exceptions[0]
         if alone is not None:  # that there is a nursery is no matter of the caller's
             raise alone
+
+
+def _prepare(places: Paths, stack: contextlib.ExitStack) -> None:
+    """Fresh directories, which go with `stack`. Raises SupError."""
+    places.make()
+    stack.callback(shutil.rmtree, places.skeleton, ignore_errors=True)
+    stack.callback(shutil.rmtree, places.stage, ignore_errors=True)
+    shutil.rmtree(places.containers, ignore_errors=True)
+    try:
+        os.mkdir(places.containers, 0o700)
+        build_skeleton(places)
+    except OSError as error:
+        raise lacking("a supervisor cannot be started here", error) from None
 
 
 async def _close(sup: Supervisor) -> None:

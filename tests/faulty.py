@@ -99,7 +99,7 @@ class Traces:
             "descriptors": support.descriptors(),
             "the shim's descriptors": support.descriptors(self._shim),
             "the shim's children": {str(pid) for pid in support.children_of(self._shim)},
-            "mounts": support.mounts(),
+            "mounts": {m for m in support.mounts() if self.root in m or not support.SHARED},
             "files": {
                 os.path.join(at, name)
                 for at, directories, files in os.walk(self.root)

@@ -19,6 +19,8 @@ import pytest
 
 requires = pytest.mark.requires
 TIMEOUT = float(os.environ.get("SUP_TEST_TIMEOUT", "60"))
+SHARED = os.environ.get("SUP_TEST_SHARED") == "1"
+"""Others work on this host: what changes outside of a test's own root may be theirs."""
 # Skipped even when tests are strict: never both true, or not to be had on every supported host.
 OPTIONAL = frozenset({"root", "user", "cgroup2", "systemd", "vagrant"})
 
@@ -197,7 +199,7 @@ class Snapshot:
         found += [f"mount {mount}" for mount in now.mounts - self.mounts]
         found += [f"descriptor opened: {one}" for one in now.descriptors - self.descriptors]
         found += [f"descriptor closed: {one}" for one in self.descriptors - now.descriptors]
-        if os.environ.get("SUP_TEST_SHARED") != "1":
+        if not SHARED:
             found += [f"cgroup {path}" for path in now.cgroups - self.cgroups]
             if now.terminals > self.terminals:
                 found.append(f"{now.terminals - self.terminals} terminals")

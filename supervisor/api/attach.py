@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from ..errors import ProtocolError
+from ..errors import ProtocolError, WrongState
 from . import protocol
 from .connection import Connection, HungUp
 from .parameters import Parameters
@@ -140,7 +140,7 @@ class Session:
         if number not in signal.valid_signals():
             raise ProtocolError(f"there is no signal {number}")
         # It may have ended meanwhile; its exit status is on the way then.
-        with suppress(OSError):
+        with suppress(OSError, WrongState):
             self.kill(number)
 
     def _take_input(self, kind: bytes, payload: bytes) -> None:

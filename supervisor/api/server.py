@@ -31,19 +31,46 @@ CONNECTIONS = 256
 FIRST_MESSAGE = 30.0
 """Seconds for the first call; a client that has made one may stay idle."""
 _FULL = 5.0
+_SPARE = 8
 _SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class _Spare:
+    """Descriptors that are kept back, so that `sup down` gets in where containers took all others."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        self.fill()
+
+    def fill(self) -> None:
+        with suppress(OSError):
+            while len(self._fds) < _SPARE:
+                self._fds.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+
+    def give(self) -> bool:
+        """Make room for one; False when all are given."""
+        if not self._fds:
+            return False
+        os.close(self._fds.pop())
+        return True
+
+    def close(self) -> None:
+        while self.give():
+            pass
 
 
 async def serve(sup: Supervisor, paths: Paths, ready: Callable[[], None] = lambda: None) -> None:
     """Serve until `sup` is asked to shut down. `ready` is called when the socket listens."""
     listener = await _listen(paths)
+    spare = _Spare()
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_accept_all, sup, listener, nursery)
+            nursery.start_soon(_accept_all, sup, listener, nursery, spare)
             ready()
             await sup.wait_shutdown()
             nursery.cancel_scope.cancel()
     finally:
+        spare.close()
         listener.close()
         with suppress(OSError):
             os.unlink(paths.socket)
@@ -66,23 +93,48 @@ async def _listen(paths: Paths) -> trio.socket.SocketType:
     return listener
 
 
-async def _accept_all(sup: Supervisor, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+async def _accept_all(
+    sup: Supervisor, listener: trio.socket.SocketType, nursery: trio.Nursery, spare: _Spare
+) -> None:
     slots = trio.Semaphore(CONNECTIONS)
+    patience = _FULL
+    while True:
+        sock = await _accept(listener, spare)
+        # Many short commands at once wait for their turn; behind long ones they would wait in vain.
+        if await _take(slots, patience):
+            patience = _FULL
+            nursery.start_soon(_serve_client, sup, sock, slots, spare)
+        else:
+            patience = 0
+            with sock:
+                await _refuse(Connection(sock))
+
+
+async def _take(slots: trio.Semaphore, patience: float) -> bool:
+    with suppress(trio.WouldBlock):
+        slots.acquire_nowait()
+        return True
+    if patience:
+        with trio.move_on_after(patience):
+            await slots.acquire()
+            return True
+    return False
+
+
+async def _accept(listener: trio.socket.SocketType, spare: _Spare) -> trio.socket.SocketType:
+    told = False
     while True:
         try:
             sock, _ = await listener.accept()
         except OSError as error:
-            if error.errno not in _SHORT_OF:
-                continue  # the client gave up while it waited
-            log(f"cannot accept a client: {error.strerror}")
-            await trio.sleep(0.1)
-            continue
-        with trio.move_on_after(_FULL):
-            await slots.acquire()
-            nursery.start_soon(_serve_client, sup, sock, slots)
-            continue
-        with sock:
-            await _refuse(Connection(sock))
+            # Other errors are of a client that gave up while it waited.
+            if error.errno in _SHORT_OF and not spare.give():
+                if not told:
+                    log(f"cannot accept a client: {error.strerror}")
+                told = True
+                await trio.sleep(0.1)
+        else:
+            return sock
 
 
 async def _refuse(connection: Connection) -> None:
@@ -93,7 +145,9 @@ async def _refuse(connection: Connection) -> None:
         await connection.send(error.to_wire())
 
 
-async def _serve_client(sup: Supervisor, sock: trio.socket.SocketType, slots: trio.Semaphore) -> None:
+async def _serve_client(
+    sup: Supervisor, sock: trio.socket.SocketType, slots: trio.Semaphore, spare: _Spare
+) -> None:
     connection = Connection(sock)
     try:
         if connection.peer_allowed():
@@ -108,6 +162,7 @@ async def _serve_client(sup: Supervisor, sock: trio.socket.SocketType, slots: tr
         slots.release()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
             await connection.close()
+        spare.fill()
 
 
 async def _serve_calls(sup: Supervisor, connection: Connection) -> None:
@@ -187,8 +242,9 @@ def _error_reply(error: Exception) -> protocol.Message | None:
 
 
 def log(line: str) -> None:
-    """One line into the supervisor's log, which is its stderr."""
-    print(time.strftime("%Y-%m-%dT%H:%M:%S"), line, file=sys.stderr, flush=True)
+    """One line into the supervisor's log, which is its stderr; lost when the disk is full."""
+    with suppress(OSError):
+        print(time.strftime("%Y-%m-%dT%H:%M:%S"), line, file=sys.stderr, flush=True)
 
 
 def log_exception() -> None:
