@@ -144,7 +144,7 @@ class Container:
                 await self._start(plan, template)
             if self._launching.cancelled_caught:
                 self._fail(SupError(f"{self.name} was stopped while it was launched"))
-        except trio.Cancelled:
+        except BaseException:  # Cancelled comes in a group from where there is a nursery
             self._fail(SupError(f"the launch of {self.name} was cancelled"))
             raise
         finally:

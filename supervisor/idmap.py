@@ -9,6 +9,7 @@ Facts (user_namespaces(7)):
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import shutil
@@ -119,6 +120,8 @@ async def _run(command: list[str]) -> None:
         message = f"{command[0]} did not end within {DEADLINE:.0f} s"
         raise HostLacks(message, remedy=_REMEDY) from None
     except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM):
+            raise
         message = f"{command[0]} cannot be run: {error.strerror}"
         raise HostLacks(message, remedy=_REMEDY) from None
     if done.returncode:

@@ -248,7 +248,7 @@ class Supervisor:
 async def _start_or_remove(container: Container, plan: Plan, template: Template | None) -> None:
     try:
         await container.start(plan, template)
-    except trio.Cancelled:
+    except BaseException:  # Cancelled comes in a group from where there is a nursery
         with trio.CancelScope(shield=True):
             await container.remove(force=True)
         raise

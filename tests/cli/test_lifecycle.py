@@ -464,7 +464,7 @@ def test_twenty_at_once_start_one_server(sup: Sup) -> None:
 
 def test_a_killed_client_does_not_take_its_fleet_along(sup: Sup) -> None:
     client = sup.popen("up", "-n", "2", "--follow", *SLEEP)
-    assert eventually(lambda: len(sup.names()) == 2, 10)
+    assert eventually(lambda: len(sup.names("--filter", "status=running")) == 2, 10)
     client.kill()
     client.communicate()
     assert sup.names() == ["sup-1", "sup-2"]
