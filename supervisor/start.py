@@ -92,6 +92,7 @@ def _start(paths: Paths) -> None:
     finally:
         os.close(ready)
     if said != b"1":
+        _clean_up(paths)
         raise _failure(paths, said)
 
 
@@ -139,6 +140,14 @@ def _said(ready: int) -> bytes:
             break
         said += data
     return said
+
+
+def _clean_up(paths: Paths) -> None:
+    """What a supervisor that did not start has begun; the lock keeps everybody else out."""
+    import shutil
+
+    for path in (paths.skeleton, paths.stage):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _failure(paths: Paths, said: bytes) -> SupError:

@@ -80,7 +80,10 @@ async def _ask(
 async def _built(report: socket.socket, process: Process, ids: tuple[IdMap, IdMap]) -> None:
     """Wait for the shared steps. Raises StepFailed, LaunchTimeout, ShimLost."""
     with deadline():
-        received = await first_word(report, process, ids)
+        try:
+            received = await first_word(report, process, ids)
+        except OSError as error:
+            raise lacking("the fleet's template cannot be given its ids", error) from None
         await process.answered.wait()
     if received is not None:
         raise failure(received[0])
