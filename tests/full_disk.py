@@ -43,14 +43,14 @@ def until(check: Callable[[], bool]) -> None:
 def refuses_to_start(paths: Paths) -> None:
     """With no room for its files the server does not start, and one sentence says why."""
     filler = fill(os.path.dirname(paths.run))
+    said = ""
     try:
         start.ensure(paths)
     except SupError as error:
-        assert "No space left on device" in str(error), error
-        assert "--root" in str(error), error
-        assert "\n" not in str(error)
-    else:
-        raise AssertionError("it started")
+        said = str(error)
+    assert "No space left on device" in said, said or "it started"
+    assert "--root" in said, said
+    assert "\n" not in said
     os.unlink(filler)
 
 
@@ -61,7 +61,7 @@ def records(log: str, kind: str) -> list[LogRecord]:
 def fills_up(paths: Paths, rootfs: str) -> None:
     """Containers run on, logs have a gap and go on after it, launches work or say why not."""
     with Client(paths) as client:
-        [box] = client.call("sup.Up", spec=TICK, name="box")["containers"]
+        client.call("sup.Up", spec=TICK, name="box")
         log = str(client.call("sup.Inspect", names=["box"])["containers"][0]["log"])
         until(lambda: bool(records(log, "out")))
         filler = fill(os.path.dirname(paths.run))

@@ -1,4 +1,4 @@
-"""The server under bad clients, a lack of descriptors, a full disk, and SIGKILL: it answers and lives."""
+"""The server under bad clients, without descriptors, on a full disk, killed: it answers and lives."""
 
 from __future__ import annotations
 
