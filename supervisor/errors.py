@@ -44,7 +44,10 @@ class SpecError(SupError):
     """A field of what the user asked for is wrong. `field` may be prefixed by its table."""
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
-        shown = ascii(value)
+        try:
+            shown = ascii(value)
+        except (ValueError, RecursionError):  # an int of thousands of digits, or nested too deeply
+            shown = type(value).__name__
         if len(shown) > 80:
             shown = f"{shown[:76]}...{shown[-1]}"
         super().__init__(f"{field} {shown} is not accepted", remedy=remedy)

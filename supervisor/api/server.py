@@ -124,6 +124,8 @@ async def _take(slots: trio.Semaphore, patience: float) -> bool:
 async def _accept(listener: trio.socket.SocketType, spare: _Spare) -> trio.socket.SocketType:
     told = False
     while True:
+        # accept(2) says EMFILE also where nobody waits: that would cost a spare, or a poll.
+        await trio.lowlevel.wait_readable(listener)
         try:
             sock, _ = await listener.accept()
         except OSError as error:
