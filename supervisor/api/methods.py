@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .. import __version__
-from ..errors import NotFound, SpecError, SupError
+from ..errors import NotFound, SpecError, SupError, WrongState
 from ..fleetfile import parse
 from ..spec import ContainerSpec
 from . import protocol, sessions, streams
@@ -149,7 +149,10 @@ def _selected(call: Call, *, all: bool = True) -> list[Container]:
     call.parameters.done()
     if not names:
         raise NotFound("no container was named", remedy="give names, prefixes or patterns")
-    return call.sup.select(names, all=all)
+    chosen = call.sup.select(names, all=all)
+    if not chosen:
+        raise WrongState("no container that fits is running", remedy="see `sup ps -a`")
+    return chosen
 
 
 async def stop(call: Call) -> Reply:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..console import LogRecord
-from ..errors import NotFound, SupError
+from ..errors import NotFound, SupError, WrongState
 from .connection import Call
 
 if TYPE_CHECKING:
@@ -104,6 +104,9 @@ async def execute_all(call: Call) -> dict[str, object]:
     names = p.texts("names")
     p.done()
     containers = call.sup.select(names, all=False)
+    if not containers:
+        raise WrongState("no container that fits is running", remedy="see `sup ps -a`")
+    await call.reply(names=[container.name for container in containers])
     slots = trio.Semaphore(_EXECS)
 
     async def one(container: Container) -> None:

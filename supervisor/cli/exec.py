@@ -52,10 +52,12 @@ def run(args: Namespace, paths: Paths) -> int:
 def _in_all(args: Namespace, paths: Paths, parameters: dict[str, object]) -> int:
     if args.interactive or args.tty:
         raise SpecError("name", args.name, "-i and -t work with one container: name it")
-    merged = output.Prefixed()
+    merged = output.Prefixed([])
     statuses: dict[str, int] = {}
     with Client(paths) as client:
         for reply in client.stream("sup.ExecAll", names=[args.name], **parameters):
+            if "names" in reply:
+                merged = output.Prefixed(output.texts(reply["names"]))
             if "name" not in reply:
                 continue
             name = str(reply["name"])

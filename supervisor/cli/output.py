@@ -76,7 +76,7 @@ class Prefixed:
 
     `feed` takes bytes as they come; a line is written when it is whole."""
 
-    def __init__(self, names: Iterable[str] = (), *, alone: bool = False) -> None:
+    def __init__(self, names: Iterable[str], *, alone: bool = False) -> None:
         self._pending: dict[tuple[str, str], bytearray] = {}
         self._names: list[str] = []
         self._width = max((len(name) for name in names), default=0)

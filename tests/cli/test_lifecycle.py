@@ -317,6 +317,15 @@ def test_what_cannot_be_had_is_refused(sup: Sup, options: tuple[str, ...], menti
     assert sup.names("-a") == []
 
 
+def test_what_has_ended_takes_no_keys_and_no_commands(sup: Sup) -> None:
+    sup.ok("run", "-d", "--name", "gone", "--", "true")
+    sup("wait", "gone")
+    for command in (("send", "gone", "x"), ("exec", "go*", "true")):
+        refused(sup(*command), "sup ps -a")
+    for command in (("exec", "gone", "true"), ("attach", "gone")):
+        refused(sup(*command), "sup logs")
+
+
 def test_an_unknown_container_is_named(sup: Sup) -> None:
     sup.ok("up", "--name", "here", *SLEEP)
     for command in (

@@ -87,7 +87,9 @@ def test_it_is_a_whole_container(sup_root: str, tree: str) -> None:
 
 
 def test_job_control_works_there(sup_root: str, tree: str) -> None:
-    script = "set -m; sleep 50 & sleep 0.3; kill -TSTP %1; sleep 0.3; jobs; kill -CONT %1; kill %1; wait; exit 0"
+    script = (
+        "set -m; sleep 50 & sleep 0.3; kill -TSTP %1; sleep 0.3; jobs; kill -CONT %1; kill %1; wait"
+    )
     assert "Stopped" in inside(sup_root, script, rootfs=tree, tty=True)
 
 
@@ -285,7 +287,8 @@ def test_a_file_on_a_file_and_a_directory_on_a_directory(
 
 
 @pytest.mark.parametrize(
-    ("what", "target", "word"), [("file", "/tmp", "file on a file"), ("sub", "/etc/passwd", "directory")]
+    ("what", "target", "word"),
+    [("file", "/tmp", "file on a file"), ("sub", "/etc/passwd", "directory")],
 )
 def test_a_volume_of_the_wrong_kind_is_refused(
     sup_root: str, root: str, source: Path, what: str, target: str, word: str
@@ -395,7 +398,9 @@ def test_the_working_directory(sup_root: str, tree: str, source: Path) -> None:
 
 def test_tmpfs_size_and_mode(sup_root: str, root: str) -> None:
     script = "stat -c %a /scratch; stat -f -c '%b %S' /scratch"
-    mode, blocks, size = inside(sup_root, script, rootfs=root, tmpfs=["/scratch:size=1m,mode=750"]).split()
+    mode, blocks, size = inside(
+        sup_root, script, rootfs=root, tmpfs=["/scratch:size=1m,mode=750"]
+    ).split()
     assert (mode, int(blocks) * int(size)) == ("750", 1 << 20)
 
 
