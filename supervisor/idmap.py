@@ -94,12 +94,16 @@ def following(own: IdMap, found: Sequence[tuple[int, int]]) -> IdMap:
 async def answer(report: socket.socket, pid: int, uids: IdMap, gids: IdMap) -> None:
     """Write the maps of a process that waits for them in its namespace. Raises HostLacks."""
     for helper, ids in zip(_HELPERS, (uids, gids), strict=True):
-        if os.geteuid() == 0:
+        if _writes_itself():
             _write(f"/proc/{pid}/{helper[3:6]}_map", ids)
         else:
             numbers = [str(number) for extent in ids.extents for number in extent]
             await _run([helper, str(pid), *numbers])
     report.send(b"go")
+
+
+def _writes_itself() -> bool:
+    return os.geteuid() == 0
 
 
 def _write(path: str, ids: IdMap) -> None:
@@ -120,7 +124,7 @@ async def _run(command: list[str]) -> None:
         message = f"{command[0]} did not end within {DEADLINE:.0f} s"
         raise HostLacks(message, remedy=_REMEDY) from None
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM):
+        if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC):
             raise
         message = f"{command[0]} cannot be run: {error.strerror}"
         raise HostLacks(message, remedy=_REMEDY) from None
