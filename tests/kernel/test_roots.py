@@ -175,6 +175,27 @@ def test_an_unusable_directory_is_refused_by_name(sup_root: str, path: str) -> N
     run(sup_root, body)
 
 
+def test_the_hosts_own_root(sup_root: str) -> None:
+    """An overlay sees one file system only; what it would uncover below mounts is root's to see."""
+
+    async def body(sup: Supervisor) -> None:
+        spec = shell("ls -A /proc/self/fd /sys; touch /usr/mine", rootfs="/")
+        if ROOT:
+            assert (await output(sup, spec))[0] == 0
+            assert not os.path.exists("/usr/mine")
+            return
+        for n in (None, 3):
+            try:
+                [container] = await sup.launch(spec, n)
+                error: SupError | None = container.error
+            except SupError as raised:
+                error = raised
+            assert isinstance(error, StepFailed)
+            assert "cannot leave out what is mounted below it" in str(error)
+
+    run(sup_root, body)
+
+
 # A hostile directory
 
 
