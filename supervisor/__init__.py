@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from supervisor.bus import EventStream
     from supervisor.console import ConsoleStream, LogRecord, LogStream, read_log
-    from supervisor.container import Container, Exec, State
+    from supervisor.container import Container, State
     from supervisor.errors import SupError
+    from supervisor.execution import Exec
     from supervisor.fleetfile import FleetEntry, load_fleet
     from supervisor.spec import ContainerSpec, Rootfs, Tmpfs, Ulimit, Volume
     from supervisor.supervisor import Supervisor, open_supervisor
@@ -47,8 +48,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "bus": ("EventStream",),
     "console": ("ConsoleStream", "LogRecord", "LogStream", "read_log"),
-    "container": ("Container", "Exec", "State"),
+    "container": ("Container", "State"),
     "errors": ("SupError",),
+    "execution": ("Exec",),
     "fleetfile": ("FleetEntry", "load_fleet"),
     "spec": ("ContainerSpec", "Rootfs", "Tmpfs", "Ulimit", "Volume"),
     "supervisor": ("Supervisor", "open_supervisor"),

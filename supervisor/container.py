@@ -11,7 +11,7 @@ import enum
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from signal import SIGHUP, SIGKILL
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,16 @@ import trio
 from supervisor import layers
 from supervisor.console import Console, ConsoleLog, ConsoleStream, LogStream
 from supervisor.errors import ShimLost, SupError, WrongState
-from supervisor.launch import PATIENCE, Launched, lacking, launch
+from supervisor.execution import Exec, connect, execute
+from supervisor.launch import Launched, lacking, launch
 from supervisor.link import Process
 from supervisor.linux import process
 from supervisor.plan import Plan, compile, values
 from supervisor.roots import layered_on_disk
+from supervisor.shared import Shared
 from supervisor.spec import ContainerSpec
 
 if TYPE_CHECKING:
-    from supervisor.supervisor import Supervisor
     from supervisor.template import Template
 
 
@@ -58,9 +59,19 @@ class Container:
     """A container of a supervisor: made by `Supervisor.launch`."""
 
     def __init__(
-        self, sup: Supervisor, name: str, spec: ContainerSpec, *, fleet: str, index: int
+        self,
+        shared: Shared,
+        name: str,
+        spec: ContainerSpec,
+        *,
+        fleet: str,
+        index: int,
+        changed: Callable[[Container], None],
+        forget: Callable[[Container], bool],
     ) -> None:
-        self._sup = sup
+        self._shared = shared
+        self._changed = changed
+        self._forget = forget
         self.name = name
         self.id = secrets.token_hex(6)
         self.spec = spec
@@ -74,9 +85,9 @@ class Container:
         self.finished: float | None = None
         self.phases: dict[str, float] = {}
         self.remove_at_exit = False
-        self.log_directory = os.path.join(sup.paths.containers, self.id)
+        self.log_directory = os.path.join(shared.paths.containers, self.id)
         self._log = ConsoleLog(self.log_directory)
-        self.console = Console(sup.hub, self._log)
+        self.console = Console(shared.hub, self._log)
         self._process: Process | None = None
         self._exited = trio.Event()
         self._launching = trio.CancelScope()
@@ -90,8 +101,8 @@ class Container:
         if state not in _NEXT[self.state]:
             raise WrongState(f"{self.name} is {self.state.value}, it cannot become {state.value}")
         self.state = state
-        self._sup.events.publish(state.value, name=self.name, id=self.id, **fields)
-        self._sup.changed(self)
+        self._shared.events.publish(state.value, name=self.name, id=self.id, **fields)
+        self._changed(self)
 
     @property
     def running(self) -> bool:
@@ -162,19 +173,19 @@ class Container:
             self._run(launched)
 
     async def _launch(self, plan: Plan, template: Template | None) -> Launched:
-        host = self._sup.host
+        host = self._shared.host
         own = values(self.spec, host, self.name, self.index, self.id)
         if layered_on_disk(self.spec, host):
-            await layers.renew(self._sup.link, host, self.id)
+            await layers.renew(self._shared.link, host, self.id)
         if template is not None:
             message: dict[str, Any] = {"values": own, "size": self.console.size}
             send = template.send
         else:
             size = self.console.size
             message = {"op": "spawn", "values": own, "size": size, **plan.request()}
-            send = self._sup.link.send
+            send = self._shared.link.send
         return await launch(
-            self._sup.link,
+            self._shared.link,
             self.id,
             message,
             send,
@@ -188,10 +199,10 @@ class Container:
     def _run(self, launched: Launched) -> None:
         self._process, self.phases = launched.process, launched.phases
         self.started, self.finished, self.status, self.error = time.time(), None, None, None
-        self._sup.background.start_soon(self._watch, launched.process)
+        self._shared.background.start_soon(self._watch, launched.process)
         self.change(State.RUNNING, pid=launched.process.pid)
         if self.spec.timeout is not None:
-            self._sup.background.start_soon(self._time_out, launched.process, self.spec.timeout)
+            self._shared.background.start_soon(self._time_out, launched.process, self.spec.timeout)
 
     def _fail(self, error: SupError) -> None:
         self.error = error
@@ -218,7 +229,7 @@ class Container:
         with trio.move_on_after(seconds):
             await process.ended.wait()
         if not process.ended.is_set() and self.running:
-            self._sup.events.publish("timeout", name=self.name, id=self.id)
+            self._shared.events.publish("timeout", name=self.name, id=self.id)
             await self.stop()
 
     # -- living with it ----------------------------------------------------------------------------
@@ -267,7 +278,7 @@ class Container:
         """Stop it, and start it again under the same name, with the same log and an empty layer."""
         await self.stop()
         self._exited, self._queued = trio.Event(), time.monotonic()
-        await self.start(compile(self.spec, self._sup.host))
+        await self.start(compile(self.spec, self._shared.host))
         if self.error is not None:
             raise self.error
 
@@ -277,7 +288,7 @@ class Container:
             if not force:
                 raise WrongState(f"{self.name} is {self.state.value}", remedy="stop it, or use -f")
             await self.stop(timeout=0)
-        if not self._sup.forget(self):
+        if not self._forget(self):
             return
         self._log.close()
         with trio.CancelScope(shield=True):
@@ -286,8 +297,8 @@ class Container:
                     await trio.to_thread.run_sync(layers.remove_tree, self.log_directory)
                 except RuntimeError:  # the host has no room for a thread
                     layers.remove_tree(self.log_directory)
-            await layers.remove(self._sup.link, self._sup.host, self.id)
-        self._sup.events.publish("removed", name=self.name, id=self.id)
+            await layers.remove(self._shared.link, self._shared.host, self.id)
+        self._shared.events.publish("removed", name=self.name, id=self.id)
 
     def attach(
         self, *, replay: bool = True, lossless: bool = True, read_only: bool = False
@@ -331,77 +342,4 @@ class Container:
             user=user or self.spec.user,
             init=False,
         )
-        plan = compile(spec, self._sup.host)
-        name = secrets.token_hex(6)
-        console = Console(self._sup.hub, None)
-        if size is not None:
-            console.resize(*size)
-        with contextlib.ExitStack() as kept:
-            try:
-                pidfd = os.dup(self._process.pidfd)
-                kept.callback(os.close, pidfd)
-                launched = await launch(
-                    self._sup.link,
-                    name,
-                    {**plan.joining(), "size": size},
-                    self._sup.link.send,
-                    tty=tty,
-                    stdin=stdin,
-                    queued=time.monotonic(),
-                    ids=self._sup.host.ids,
-                    extra=(pidfd,),
-                )
-                await connect(console, launched)
-            except OSError as error:
-                raise lacking(f"nothing can be started in {self.name}", error) from None
-        return Exec(self, name, launched.process, console)
-
-
-class Exec:
-    """A command that was added to a running container."""
-
-    def __init__(self, container: Container, name: str, process: Process, console: Console) -> None:
-        self.container = container
-        self.id = name
-        self.console = console
-        self._process = process
-        self._finished = trio.Event()
-        container._sup.background.start_soon(self._watch)
-
-    async def _watch(self) -> None:
-        try:
-            await self._process.ended.wait()
-        finally:
-            self.console.finish()
-        self._finished.set()
-
-    async def wait(self) -> int:
-        """Wait for its end and all its output; returns the exit status."""
-        await self._finished.wait()
-        assert self._process.status is not None
-        return self._process.status
-
-    def attach(self) -> ConsoleStream:
-        """Its terminal or pipes as a trio stream. No byte is missed if this is called at once."""
-        return ConsoleStream(self.console)
-
-    def kill(self, signum: int = SIGKILL) -> None:
-        """Send it a signal; nothing to do if it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.signal(signum)
-
-
-async def connect(console: Console, launched: Launched) -> None:
-    """Hand a launched process's streams to its console. Raises OSError: the process is dead then."""
-    streams = launched.stdio
-    try:
-        if streams.master >= 0:
-            console.connect_tty(streams.master)
-        else:
-            stdin = streams.stdin if streams.stdin >= 0 else None
-            console.connect_pipes(stdin, streams.stdout, streams.stderr)
-    except OSError:
-        with trio.CancelScope(shield=True), trio.move_on_after(PATIENCE):
-            launched.process.kill()
-            await launched.process.ended.wait()
-        raise
+        return await execute(self._shared, self.name, spec, self._process, size=size)

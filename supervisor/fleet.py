@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from supervisor.container import Container
 from supervisor.errors import Ambiguous, NameTaken, NotFound
@@ -33,20 +33,26 @@ class Registry:
     ) -> list[Container]:
         """Make and enter what a launch asks for, all or nothing. Raises NameTaken, SpecError."""
         base = check_name(name or ("sup" if n is not None else f"run-{secrets.token_hex(3)}"))
-        wanted = [(base, 0)] if n is None else [(f"{base}-{i}", i) for i in range(1, n + 1)]
-        if n is not None and not scale and self.replicas(base):
-            raise NameTaken(
-                f"fleet {base} exists already",
-                remedy=f"`--scale` brings it to {n}, `sup down {base}` ends it, or use `--name`",
-            )
+        wanted = _wanted(base, n)
         if scale:
             wanted = [pair for pair in wanted if pair[0] not in self.containers]
-        for taken, _ in wanted:
-            if check_name(taken) in self.containers:
-                raise NameTaken(f"{taken} exists already", remedy=f"`sup rm -f {taken}` ends it")
+        else:
+            self.check_free([(base, n)])
         made = [make(each, base, index) for each, index in wanted]
         self.containers.update((container.name, container) for container in made)
         return made
+
+    def check_free(self, launches: Iterable[tuple[str, int | None]]) -> None:
+        """Raises NameTaken when a container or fleet of one of these names exists."""
+        for base, n in launches:
+            if n is not None and self.replicas(base):
+                raise NameTaken(
+                    f"fleet {base} exists already",
+                    remedy=f"`--scale` brings it to {n}, `sup down {base}` ends it, or use `--name`",
+                )
+            for taken, _ in _wanted(base, n):
+                if check_name(taken) in self.containers:
+                    raise NameTaken(f"{taken} exists already", remedy=f"`sup rm -f {taken}` ends it")
 
     def forget(self, container: Container) -> bool:
         """Take a container out; False if it was out already."""
@@ -87,3 +93,8 @@ class Registry:
             shown = escape(pattern[:80])
             raise NotFound(f"there is no container {shown}", remedy="see `sup ps -a`")
         return found
+
+
+def _wanted(base: str, n: int | None) -> list[tuple[str, int]]:
+    """Names and numbers of one container, or of n replicas."""
+    return [(base, 0)] if n is None else [(f"{base}-{i}", i) for i in range(1, n + 1)]

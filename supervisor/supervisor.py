@@ -23,8 +23,6 @@ import trio
 
 from supervisor import __version__, layers, limits
 from supervisor.background import Background
-from supervisor.bus import Bus
-from supervisor.console import ConsoleHub
 from supervisor.container import Container, State
 from supervisor.errors import LimitReached
 from supervisor.fleet import Registry
@@ -34,6 +32,7 @@ from supervisor.launch import lacking
 from supervisor.link import Link
 from supervisor.paths import Paths
 from supervisor.plan import Plan, compile
+from supervisor.shared import Shared
 from supervisor.shim import protocol
 from supervisor.spec import ContainerSpec
 from supervisor.template import Template, open_template
@@ -48,12 +47,11 @@ class Supervisor:
     """All containers of one root. Made by `open_supervisor`."""
 
     def __init__(self, paths: Paths, link: Link, host: HostFacts, background: Background) -> None:
+        self._shared = Shared(paths, link, host, background)
         self.paths = paths
         self.link = link
-        self.host = host
-        self.background = background
-        self.hub = ConsoleHub()
-        self.events = Bus()
+        self.hub = self._shared.hub
+        self.events = self._shared.events
         self._stopping = trio.Event()
         self._registry = Registry()
         self._listeners: list[OnChange] = []
@@ -63,6 +61,15 @@ class Supervisor:
     def containers(self) -> dict[str, Container]:
         """Every container by its name."""
         return self._registry.containers
+
+    @property
+    def host(self) -> HostFacts:
+        """What plans are compiled for."""
+        return self._shared.host
+
+    @host.setter
+    def host(self, host: HostFacts) -> None:
+        self._shared.host = host
 
     def select(self, patterns: Sequence[str], *, all: bool = True) -> list[Container]:
         """Containers by names, prefixes, ids and patterns; without `all` only those that run.
@@ -74,14 +81,10 @@ class Supervisor:
         """The containers of a fleet, by number; none where there is no such fleet."""
         return self._registry.replicas(fleet)
 
-    def changed(self, container: Container) -> None:
-        """Tell whoever launched it of a change of state."""
+    def _tell(self, container: Container) -> None:
+        """Whoever launched it learns of a change of state."""
         for listener in self._listeners:
             listener(container)
-
-    def forget(self, container: Container) -> bool:
-        """Take a container out of the registry."""
-        return self._registry.forget(container)
 
     # -- launching ---------------------------------------------------------------------------------
 
@@ -104,17 +107,25 @@ class Supervisor:
             check_rootfs(spec.rootfs.path)
         plan = compile(spec, self.host)
         if scale and n is not None:
-            await self._shrink(name or "sup", n)
+            await self._make_room(name or "sup", n)
 
         def make(each: str, fleet: str, index: int) -> Container:
-            return Container(self, each, spec, fleet=fleet if index else "", index=index)
+            return Container(
+                self._shared,
+                each,
+                spec,
+                fleet=fleet if index else "",
+                index=index,
+                changed=self._tell,
+                forget=self._registry.forget,
+            )
 
         containers = self._registry.reserve(name, n, make, scale=scale)
         try:
             self._check_limits(len(containers), spec)
         except BaseException:
             for container in containers:
-                self.forget(container)
+                self._registry.forget(container)
             raise
         for container in containers:
             container.remove_at_exit = remove
@@ -128,6 +139,7 @@ class Supervisor:
         self, entries: Sequence[FleetEntry], on_change: OnChange | None = None
     ) -> list[Container]:
         """Launch the tables of a fleet file in their order; a failed one stops those after it."""
+        self._registry.check_free((entry.name, entry.replicas) for entry in entries)
         launched: list[Container] = []
         for entry in entries:
             made = await self.launch(entry.spec, entry.replicas, name=entry.name, on_change=on_change)
@@ -136,11 +148,12 @@ class Supervisor:
                 break
         return launched
 
-    async def _shrink(self, fleet: str, n: int) -> None:
+    async def _make_room(self, fleet: str, n: int) -> None:
+        """Replicas beyond the n-th are stopped; those that have ended are to be made anew."""
         async with trio.open_nursery() as nursery:
             for container in self.replicas(fleet):
-                if container.index > n:
-                    nursery.start_soon(container.remove, True)
+                if container.index > n or container.state is State.EXITED:
+                    nursery.start_soon(_end, container)
 
     def _check_limits(self, n: int, spec: ContainerSpec) -> None:
         namespaces = {"mnt", "uts", "ipc", "net", "pid", "cgroup"} - spec.share | spec.unshare

@@ -14,7 +14,8 @@ from .connection import Call, Connection, Upgrade
 
 if TYPE_CHECKING:
     from ..console import Console, Viewer
-    from ..container import Container, Exec
+    from ..container import Container
+    from ..execution import Exec
 
 
 async def run(call: Call) -> dict[str, object] | Upgrade:

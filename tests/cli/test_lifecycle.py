@@ -64,6 +64,26 @@ def test_a_further_up_is_refused_unless_it_scales(sup: Sup) -> None:
     assert sup.names() == ["sup-1", "sup-2"]
 
 
+def test_scaling_replaces_what_has_ended_and_stops_the_rest_in_order(sup: Sup) -> None:
+    script = "trap 'echo bye; exit 0' TERM; while :; do sleep 0.05; done"
+    sup.ok("up", "-n", "3", "--", "sh", "-c", script)
+    sup.ok("kill", "sup-2")
+    sup("wait", "sup-2")
+    follower = sup.popen("logs", "-f", "sup-3")
+    sup.ok("up", "-n", "2", "--scale", "--", "sh", "-c", script)
+    assert sup.names("-a") == sup.names() == ["sup-1", "sup-2"]
+    out, _ = follower.communicate(timeout=20)
+    assert out == b"bye\n"
+
+
+def test_a_fleet_file_launches_nothing_where_a_name_is_taken(sup: Sup, tmp_path: Path) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text('[containers.a]\ncommand = "sleep 9"\n[containers.b]\ncommand = "sleep 9"\n')
+    sup.ok("up", "--name", "b", *SLEEP)
+    refused(sup("up", "-f", str(file)), "b exists already")
+    assert sup.names("-a") == ["b"]
+
+
 def test_two_fleets_are_told_apart(sup: Sup) -> None:
     sup.ok("up", "-n", "2", "--name", "web", *SLEEP)
     sup.ok("up", "-n", "2", "--name", "db", *SLEEP)
