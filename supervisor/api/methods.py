@@ -105,7 +105,7 @@ async def list_containers(call: Call) -> Reply:
     filters = call.parameters.texts("filters")
     call.parameters.done()
     tests = [_filter(text) for text in filters]
-    everything = everything or any(text.startswith("status=") for text in filters)
+    everything = everything or any(text.startswith(("status=", "exited=")) for text in filters)
     chosen = [
         container.summary()
         for container in call.sup.containers.values()
