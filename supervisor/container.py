@@ -86,7 +86,7 @@ class Container:
         self.phases: dict[str, float] = {}
         self.remove_at_exit = False
         self.log_directory = os.path.join(shared.paths.containers, self.id)
-        self._log = ConsoleLog(self.log_directory)
+        self._log = ConsoleLog(self.log_directory, rotate_at=-(-spec.log_max // 2))
         self.console = Console(shared.hub, self._log)
         self._process: Process | None = None
         self._exited = trio.Event()

@@ -202,13 +202,17 @@ def _volume_options(value: object) -> tuple[str, ...]:
     return tuple(sorted({str(option) for option in options}))
 
 
-def _tmpfs_size(value: object) -> int:
+def _size(field: str, value: object) -> int:
     if isinstance(value, str):
         try:
             value = text.parse_size(value)
         except ValueError as error:
-            raise _bad("tmpfs size", value, str(error)) from None
-    return _whole("tmpfs size", value, 0, (1 << 63) - 1)
+            raise _bad(field, value, str(error)) from None
+    return _whole(field, value, 0, (1 << 63) - 1)
+
+
+def _tmpfs_size(value: object) -> int:
+    return _size("tmpfs size", value)
 
 
 def _tmpfs_mode(value: object) -> int:
@@ -478,6 +482,10 @@ def _timeout(value: object) -> float | None:
     return seconds
 
 
+def _log_max(value: object) -> int:
+    return _size("log_max", value)
+
+
 def _labels(value: object) -> tuple[tuple[str, str], ...]:
     if isinstance(value, (str, list, tuple)):
         items = _items("labels", value)
@@ -535,6 +543,8 @@ class ContainerSpec:
     ulimits: tuple[Ulimit, ...] = attrs.field(default=(), converter=_ulimits)
     sysctls: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_sysctls)
     timeout: float | None = attrs.field(default=None, converter=_timeout)
+    log_max: int = attrs.field(default=0, converter=_log_max)
+    """Bytes of output that are kept at most, the newest; 0 keeps all."""
 
     def __attrs_post_init__(self) -> None:
         self._check_shared()

@@ -33,6 +33,7 @@ def add(parser: ArgumentParser) -> None:
     many("--label", metavar="KEY=VALUE", help="a label, for `sup ps --filter`")
     many("--ulimit", metavar="NAME=SOFT[:HARD]", help="a resource limit, such as nofile=1024:2048")
     many("--sysctl", metavar="KEY=VALUE", help="a kernel parameter of one of its namespaces")
+    one("--log-max", metavar="SIZE", help="bytes of output to keep, such as 64m; default all")
     one("--timeout", metavar="DURATION", help="end the container after this time")
 
 
@@ -53,7 +54,7 @@ def spec(args: Namespace, *, tty: bool, stdin: bool) -> dict[str, object]:
         "stdin": stdin,
         "init": not args.no_init,
     }
-    for name in ("hostname", "workdir", "user", "stop_signal", "stop_timeout", "timeout"):
+    for name in ("hostname", "workdir", "user", "stop_signal", "stop_timeout", "timeout", "log_max"):
         fields[name] = getattr(args, name)
     return {name: value for name, value in fields.items() if value is not None and value != []}
 

@@ -54,6 +54,15 @@ class ConsoleLog:
     def append(self, kind: str, chunks: Sequence[_Bytes]) -> None:
         """Write the chunks as one stretch of `kind` ("out" or "err")."""
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        # Where it rotates, no stretch is longer than a generation may be.
+        most = self._rotate_at or len(data)
+        if len(data) <= most:
+            self._append(kind, data)
+            return
+        for at in range(0, len(data), most):
+            self._append(kind, data[at : at + most])
+
+    def _append(self, kind: str, data: _Bytes) -> None:
         if not len(data):
             return
         kept = 0

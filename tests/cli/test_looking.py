@@ -65,6 +65,14 @@ def test_logs_follow_until_the_end(sup: Sup) -> None:
     assert sup.ok("logs", "--raw", "c") == "one\r\ntwo"
 
 
+def test_a_log_keeps_no_more_than_it_is_allowed(sup: Sup) -> None:
+    sup.ok("up", "--name", "c", "--no-tty", "--log-max", "64k", "--", "seq", "100000")
+    sup.ok("wait", "c")
+    lines = sup.ok("logs", "c").splitlines()
+    assert lines[-1] == "100000"
+    assert 31 << 10 <= sum(len(line) + 1 for line in lines) <= 64 << 10
+
+
 def test_logs_into_a_closed_pipe_are_no_error(sup: Sup) -> None:
     sup.ok("up", "--name", "c", "--", "seq", "200000")
     sup.ok("wait", "c")

@@ -50,6 +50,7 @@ GIVEN = {
     "stop_timeout": ("--stop-timeout=1m", 60.0),
     "stop_signal": ("--stop-signal=INT", 2),
     "timeout": ("--timeout=1m30s", 90.0),
+    "log_max": ("--log-max=1k", 1024),
     "share": ("--share=net,uts", frozenset({"net", "uts"})),
     "unshare": ("--unshare=time", frozenset({"time"})),
     "labels": ("--label=a=b", (("a", "b"),)),

@@ -72,6 +72,8 @@ NOTATIONS: list[tuple[str, object, object]] = [
     ("stop_signal", "0", 0),
     ("stop_timeout", "1m30s", 90.0),
     ("stop_timeout", 0, 0.0),
+    ("log_max", "64m", 64 << 20),
+    ("log_max", 1000, 1000),
     ("timeout", None, None),
     ("timeout", 2.5, 2.5),
     ("labels", ["a=b", "c"], (("a", "b"), ("c", ""))),
@@ -181,6 +183,8 @@ def test_notations(field: str, value: object, expected: object) -> None:
         ("stop_timeout", float("nan")),
         ("stop_timeout", float("inf")),
         ("stop_timeout", None),
+        ("log_max", "much"),
+        ("log_max", -1),
         ("timeout", 0),
         ("timeout", True),
         ("labels", ["=x"]),
@@ -368,6 +372,7 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "labels": st.dictionaries(_KEYS, _TEXT, max_size=3),
     "ulimits": st.lists(st.builds(_ulimit, st.sampled_from(sorted(spec.RLIMITS)), _LIMITS, _LIMITS)),
     "sysctls": st.dictionaries(st.just("kernel.domainname"), st.sampled_from(["a", "b c"])),
+    "log_max": st.integers(0, 1 << 62),
     "timeout": st.none() | st.floats(0.001, 1e9),
 }  # fmt: skip
 
