@@ -40,7 +40,7 @@ def _memory(place: str, n: int) -> float:
     inits = [json.loads(line)["pid"] for line in sup(place, "ps", "--json").splitlines()]
     after = sum(map(_held, [*servers, *(pid for init in inits for pid in _tree(init))]))
     sup(place, "down")
-    return (after - before) / n / 1000
+    return (after - before) * 1024 / n / 1e6
 
 
 def _held(pid: int) -> int:

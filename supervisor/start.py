@@ -16,6 +16,7 @@ from _socket import socket as Socket
 
 from .errors import SupError
 from .paths import Paths
+from .shim import ENVIRONMENT
 
 DEADLINE = 10.0
 _SHIM = (
@@ -122,6 +123,7 @@ def _environment(paths: Paths, ready: int) -> dict[str, str]:
         if key in _KEEP or (key.startswith(_KEEP_PREFIXES) and not key.endswith("_FD"))
     }
     kept.update(SUP_ROOT_RUN=paths.run, SUP_ROOT_STATE=paths.state, SUP_READY_FD=str(ready))
+    kept.update(ENVIRONMENT)
     return kept
 
 

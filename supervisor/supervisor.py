@@ -33,7 +33,7 @@ from supervisor.link import Link
 from supervisor.paths import Paths
 from supervisor.plan import Plan, compile
 from supervisor.shared import Shared
-from supervisor.shim import protocol
+from supervisor.shim import ENVIRONMENT, protocol
 from supervisor.spec import ContainerSpec
 from supervisor.template import Template, open_template
 
@@ -280,7 +280,7 @@ def start_shim() -> tuple[subprocess.Popen[bytes], socket.socket]:
         f"import sys; sys.path.insert(0, {root!r}); from supervisor.shim.server import main; main()"
     )
     fd = theirs.fileno()
-    env = {**os.environ, "SUP_CONTROL_FD": str(fd)}
+    env = {**os.environ, **ENVIRONMENT, "SUP_CONTROL_FD": str(fd)}
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", program],

@@ -59,6 +59,9 @@ async def open_template(link: Link, plan: Plan, ids: tuple[IdMap, IdMap]) -> Asy
             requests.close()
             await undo(link, name, process)
             raise
+        # Not by the end of its requests: it may hang in a step of a replica that was given up.
+        process.kill()
+        link.forget(name)
 
 
 async def _ask(

@@ -53,7 +53,7 @@ class Faults:
         self._order(call=call, part=part, nth=nth)
 
     def clear(self) -> None:
-        self._order()
+        self._order(part="")
 
     async def reached(self) -> None:
         """Wait until somebody hangs, and all that was caused before has been taken in."""
@@ -63,14 +63,14 @@ class Faults:
 
 
 @contextmanager
-def faulty_shim() -> Iterator[tuple[Faults, socket.socket, subprocess.Popen[bytes]]]:
+def faulty_shim(batch: int = 0) -> Iterator[tuple[Faults, socket.socket, subprocess.Popen[bytes]]]:
     """A patched shim: its faults, the socket for `open_supervisor(shim_fd=...)`, its process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     orders = os.memfd_create("faults", os.MFD_CLOEXEC)
     reached, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     os.ftruncate(orders, _SIZE)
     fds = (theirs.fileno(), orders, tell)
-    argv = [sys.executable, "-I", "-S", os.path.abspath(__file__), *map(str, fds)]
+    argv = [sys.executable, "-I", "-S", os.path.abspath(__file__), *map(str, (*fds, batch))]
     faults = Faults(orders, reached)
     faults.clear()
     shim = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -126,9 +126,10 @@ class Traces:
 Body = Callable[["Supervisor", Faults, Traces], Awaitable[None]]
 
 
-def run_faulty(root: str, body: Body, seconds: float = 120) -> None:
-    """Run `body` with a supervisor whose shim does what the body's `Faults` say."""
-    with faulty_shim() as (faults, control, shim):
+def run_faulty(root: str, body: Body, seconds: float = 120, *, batch: int = 0) -> None:
+    """Run `body` with a supervisor whose shim does what the body's `Faults` say. `batch`: how many
+    replicas a template makes at a time."""
+    with faulty_shim(batch) as (faults, control, shim):
 
         async def main() -> None:
             with trio.fail_after(seconds):
@@ -202,6 +203,20 @@ class Patch:
         for name, real in list(steps._CALLS.items()):
             steps._CALLS[name] = self.step(name, real)
 
+    def wrap_build(self, template: Any) -> None:
+        """What a template does for a replica counts for each from the same start: behind the steps
+        of its PID 1."""
+        build = template.build
+
+        def patched(this: Any, replica: Any) -> None:
+            before, order = self.count, self.order()
+            early = [step[0] for step in replica.request["early"]]
+            self.count += early.count(order.get("call")) if order["part"] == "own" else 0
+            build(this, replica)
+            self.count = before
+
+        template.build = patched
+
     def step(self, name: str, real: Callable[..., None]) -> Callable[..., None]:
         def patched(*arguments: Any) -> None:
             self.meet(name, self.part)
@@ -211,16 +226,22 @@ class Patch:
 
 
 def main() -> None:
-    control, orders, tell = map(int, sys.argv[1:])
+    control, orders, tell, batch = map(int, sys.argv[1:])
     os.set_inheritable(orders, False)
     os.set_inheritable(tell, False)
     os.environ["SUP_CONTROL_FD"] = str(control)
     sys.path.insert(0, ROOT)
-    from supervisor.linux import clone, libc, pty
-    from supervisor.shim import child, server, steps
+    from supervisor.linux import clone, libc, process, pty
+    from supervisor.shim import child, server, spawn, steps, template
+
+    gaps = process.gaps
+    process.gaps = lambda keep: gaps((*keep, orders, tell))
 
     patch = Patch(orders, tell)
     patch.wrap_steps(steps)
+    patch.wrap_build(template.Template)
+    spawn.rehearse = lambda: None  # it is no call of a launch
+    template.BATCH = batch or template.BATCH
     patch.wrap(clone, "clone3", "clone3")
     patch.wrap(libc, "setns", "setns")
     patch.wrap(pty, "open_pair", "open")

@@ -24,6 +24,7 @@ PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 CLOSE_RANGE_CLOEXEC = 4
 _SYS_CLOSE_RANGE = 436
+_LAST = 0xFFFFFFFF
 
 
 def set_name(name: bytes) -> None:
@@ -72,7 +73,23 @@ def _is_ours(pid: int) -> bool:
 
 def close_from(first: int, *, on_exec: bool = False) -> None:
     """Close every descriptor from `first` on, now or at the next execve."""
-    syscall(_SYS_CLOSE_RANGE, first, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC if on_exec else 0)
+    syscall(_SYS_CLOSE_RANGE, first, _LAST, CLOSE_RANGE_CLOEXEC if on_exec else 0)
+
+
+def gaps(keep: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The ranges of descriptors above 2 that are not among `keep`."""
+    found, first = [], 3
+    for fd in sorted(keep):
+        if fd > first:
+            found.append((first, fd - 1))
+        first = fd + 1
+    return [*found, (first, _LAST)]
+
+
+def close_ranges(ranges: list[tuple[int, int]]) -> None:
+    """Close whatever of them is open."""
+    for first, last in ranges:
+        syscall(_SYS_CLOSE_RANGE, first, last, 0)
 
 
 def reap(pidfd: int) -> int | None:

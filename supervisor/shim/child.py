@@ -19,11 +19,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from supervisor.linux import clone, libc, mount, process, pty
-from supervisor.shim import init, protocol, spawn, steps
+from supervisor.shim import command, init, protocol, spawn, steps
 
 Request = dict[str, Any]
 
-_LAUNCH_FAILED = 125
+LAUNCH_FAILED = 125
 _T = TypeVar("_T")
 
 
@@ -38,20 +38,70 @@ def become_container(request: Request, report_fd: int, stdio: list[int], parent:
         started = time.monotonic_ns()
         steps.run(state, request["own"])
         mounted = time.monotonic_ns()
-        stdio = _stdio(state, request, report, stdio, started, mounted)
-        if request["init"]:
-            _spawn_workload(state, request, stdio)
-            _fork_workload(request, report)
-        _become_workload(state, request, stdio, parent)
+        master, stdio = open_stdio(request, stdio)
+        tell_times(report, request, [started, mounted], master)
+        if master >= 0:
+            os.close(master)
+        _run_workload(state, request, report, stdio, parent)
     except steps.StepError as error:
-        _tell(report, error)
+        tell(report, error)
     except BaseException as error:  # nothing may climb out of a clone
-        cause = error if isinstance(error, OSError) else OSError(errno.EIO)
-        _tell(report, steps.StepError(-1, [type(error).__name__, str(error)], cause))
-    os._exit(_LAUNCH_FAILED)
+        tell(report, _unforeseen(error))
+    os._exit(LAUNCH_FAILED)
 
 
-def _named(step: steps.Step, call: Callable[..., _T], *arguments: Any) -> _T:
+def split(own: list[steps.Step]) -> tuple[list[steps.Step], list[steps.Step]]:
+    """The steps that must be PID 1's, and those that a template can run for it."""
+    early = [step for step in own if step[:2] == ["mount", "proc"]]
+    return early, [step for step in own if step not in early]
+
+
+def become_replica(
+    request: Request, report: socket.socket, stdio: list[int], gate: socket.socket, parent: int
+) -> None:
+    """The same where a template runs the plan: wait until it has, then be PID 1; never returns.
+
+    Where the shim has died before it can be told of that, so has the template, and closed the gate."""
+    try:
+        process.set_death_signal(signal.SIGKILL)
+        steps.run(steps.State(request["values"]), request["early"])
+        gate.send(b"!")
+        if request["ready"] is None:
+            _go_on(request, report, stdio, gate, parent)
+        elif word := gate.recv(1):  # else the template has told why
+            spawn.finish(request)
+            spawn.run(request["ready"], request["actions"], word[0])
+    except steps.StepError as error:
+        tell(report, error)
+    except BaseException as error:
+        tell(report, _unforeseen(error))
+    os._exit(LAUNCH_FAILED)
+
+
+def _go_on(
+    request: Request, report: socket.socket, stdio: list[int], gate: socket.socket, parent: int
+) -> None:
+    received = protocol.receive(gate)
+    if received is not None:
+        stdio = received[1] * 3 if request["ptmx"] else stdio
+        _run_workload(steps.State(request["values"]), request, report, stdio, parent)
+
+
+def _unforeseen(error: BaseException) -> steps.StepError:
+    cause = error if isinstance(error, OSError) else OSError(errno.EIO)
+    return steps.StepError(-1, [type(error).__name__, str(error)], cause)
+
+
+def _run_workload(
+    state: steps.State, request: Request, report: socket.socket, stdio: list[int], parent: int
+) -> None:
+    if request["init"]:
+        _spawn_workload(state, request, stdio)
+        _fork_workload(request, report)
+    _become_workload(state, request, stdio, parent)
+
+
+def named(step: steps.Step, call: Callable[..., _T], *arguments: Any) -> _T:
     """Call; an OSError is told as the failure of `step`."""
     try:
         return call(*arguments)
@@ -59,7 +109,7 @@ def _named(step: steps.Step, call: Callable[..., _T], *arguments: Any) -> _T:
         raise steps.StepError(-1, step, error) from error
 
 
-def _tell(report: socket.socket, error: steps.StepError) -> None:
+def tell(report: socket.socket, error: steps.StepError) -> None:
     message = {"failed": error.index, "step": error.step, "errno": error.errno}
     try:
         protocol.send(report, message)
@@ -67,32 +117,27 @@ def _tell(report: socket.socket, error: steps.StepError) -> None:
         return  # the supervisor gave this launch up, or is gone: nobody is left to tell
 
 
-def _stdio(
-    state: steps.State,
-    request: Request,
-    report: socket.socket,
-    stdio: list[int],
-    started: int,
-    mounted: int,
-) -> list[int]:
-    """The workload's descriptors 0, 1, 2: a console's slave, or the pipes that came along."""
-    fds: tuple[int, ...] = ()
-    if request["ptmx"]:
-        path = request["ptmx"]
-        # In a shared mount namespace it is the host's, which may lie outside its devpts.
-        checked = path.startswith("/dev/pts/")
-        master, slave = _named(["open", path], pty.open_pair, os.fsencode(path), checked)
-        if request.get("size"):  # now: the workload may ask for it before anybody could set it
-            _named(["ioctl", "TIOCSWINSZ"], pty.set_size, slave, *request["size"])
-        if request.get("console"):
-            _named(["move_mount", "/dev/console"], _bind_console, slave)
-        fds, stdio = (master,), [slave, slave, slave]
-    times = [started, mounted, time.monotonic_ns()]
-    message = {"id": request["id"], "times": times}
-    _named(["sendmsg", "console"], protocol.send, report, message, fds)
-    if fds:
-        os.close(fds[0])
-    return stdio
+def open_stdio(request: Request, stdio: list[int]) -> tuple[int, list[int]]:
+    """A console's master (-1 without one), and the workload's descriptors 0, 1, 2: the console's
+    slave, or the pipes that came along."""
+    if not request["ptmx"]:
+        return -1, stdio
+    path = request["ptmx"]
+    # In a shared mount namespace it is the host's, which may lie outside its devpts.
+    checked = path.startswith("/dev/pts/")
+    master, slave = named(["open", path], pty.open_pair, os.fsencode(path), checked)
+    if request.get("size"):  # now: the workload may ask for it before anybody could set it
+        named(["ioctl", "TIOCSWINSZ"], pty.set_size, slave, *request["size"])
+    if request.get("console"):
+        named(["move_mount", "/dev/console"], _bind_console, slave)
+    return master, [slave, slave, slave]
+
+
+def tell_times(report: socket.socket, request: Request, times: list[int], master: int) -> None:
+    """All is built: tell when, and pass the console's master."""
+    message = {"id": request["id"], "times": [*times, time.monotonic_ns()]}
+    fds = (master,) if master >= 0 else ()
+    named(["sendmsg", "console"], protocol.send, report, message, fds)
 
 
 def _bind_console(slave: int) -> None:
@@ -108,7 +153,7 @@ def _fork_workload(request: Request, report: socket.socket) -> None:
     """In PID 1: fork the workload, keep nothing open, be init, exit with its status."""
     if not request["pid_namespace"]:
         process.become_subreaper()
-    workload = _named(["fork"], os.fork)
+    workload = named(["fork"], os.fork)
     if workload == 0:
         return
     report.detach()
@@ -121,18 +166,11 @@ def _spawn_workload(state: steps.State, request: Request, stdio: list[int]) -> N
     terminal: bytes | None = b""
     if request["ptmx"]:
         terminal = spawn.terminal_path(stdio[0], request["ptmx"])
-    if terminal is None or not spawn.possible(request, stdio):
+    if terminal is None or min(stdio) < 3 or not spawn.possible(request):
         return
     process.close_from(3, on_exec=True)
     spawn.prepare(state, request)
-    argv, env, candidates = _command(state, request)
-    actions = spawn.place(stdio, terminal)
-
-    def attempt(candidate: str) -> None:
-        os.stat(candidate)  # cheaper than a clone that finds nothing
-        spawn.be_init(spawn.spawn(candidate, argv, env, actions))
-
-    raise _first_refusal(candidates, attempt, request, argv[0])
+    spawn.run(command.find(state, request), spawn.place(stdio, terminal))
 
 
 def _become_workload(state: steps.State, request: Request, stdio: list[int], parent: int) -> None:
@@ -140,10 +178,10 @@ def _become_workload(state: steps.State, request: Request, stdio: list[int], par
     if not (request["pid_namespace"] or request["init"]):  # its orphans are its own as long as it lives
         process.become_subreaper()
     if request["ptmx"]:
-        _named(["ioctl", "TIOCSCTTY"], fcntl.ioctl, stdio[0], termios.TIOCSCTTY, 0)
-    _named(["dup2"], _place_stdio, stdio)
+        named(["ioctl", "TIOCSCTTY"], fcntl.ioctl, stdio[0], termios.TIOCSCTTY, 0)
+    named(["dup2"], _place_stdio, stdio)
     process.close_from(3, on_exec=True)
-    _close_directories(state)
+    close_directories(state)
     steps.run(state, request["workload"], len(request["own"]))
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     for signum in (signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ):  # what Python changed
@@ -159,57 +197,19 @@ def _place_stdio(stdio: list[int]) -> None:
         os.dup2(fd, target)
 
 
-def _close_directories(state: steps.State) -> None:
+def close_directories(state: steps.State) -> None:
     for fd in state.held.values():
         os.close(fd)
     state.held.clear()
 
 
 def _execute(state: steps.State, request: Request) -> None:
-    argv, env, candidates = _command(state, request)
+    found = command.find(state, request)
 
     def attempt(candidate: str) -> None:
-        os.execve(candidate, argv, env)
+        os.execve(candidate, found.argv, found.env)
 
-    raise _first_refusal(candidates, attempt, request, argv[0])
-
-
-def _command(state: steps.State, request: Request) -> tuple[list[str], dict[str, str], list[str]]:
-    """argv, environment and the paths to try."""
-    env: dict[str, str] = dict(request["env"])
-    user = state.user
-    argv: list[str] = request["argv"]
-    if user is not None:
-        env.setdefault("HOME", user.home)
-        env.setdefault("USER", user.name)
-    candidates = [argv[0]] if argv else []
-    if not argv:  # a login shell has a dash before its name (login(1))
-        shell = user.shell if user is not None else "/bin/sh"
-        env.setdefault("SHELL", shell)
-        argv, candidates = ["-" + os.path.basename(shell)], [shell]
-    elif "/" not in argv[0]:
-        path = env.get("PATH", os.defpath).split(":")
-        candidates = [os.path.join(entry or ".", argv[0]) for entry in path]
-    return argv, env, candidates
-
-
-def _first_refusal(
-    candidates: list[str], attempt: Callable[[str], None], request: Request, name: str
-) -> steps.StepError:
-    """Attempt each candidate; as execvp(3) does, EACCES is remembered over ENOENT."""
-    refused = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    for candidate in candidates:
-        try:
-            attempt(candidate)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                refused = error
-                if error.errno != errno.EACCES:
-                    break
-        except ValueError as error:  # an empty name, or NUL within
-            refused = OSError(errno.EINVAL, str(error))
-    index = len(request["own"]) + len(request["workload"])
-    return steps.StepError(index, ["execve", name.removeprefix("-")], refused)
+    raise command.first_refusal(found, attempt)
 
 
 def become_joiner(
@@ -223,11 +223,11 @@ def become_joiner(
         process.die_with(parent)
         target = stdio.pop()
         if request["join"]:  # else it shares all of them
-            _named(["setns"], libc.setns, target, request["join"])
-        _named(["clone3"], give_birth, request, report_fd, stdio, births, parent)
+            named(["setns"], libc.setns, target, request["join"])
+        named(["clone3"], give_birth, request, report_fd, stdio, births, parent)
     except steps.StepError as error:
-        _refuse(births, request["id"], error.step[0], error.errno)
-    os._exit(_LAUNCH_FAILED)
+        refuse(births, request["id"], error.step[0], error.errno)
+    os._exit(LAUNCH_FAILED)
 
 
 def give_birth(
@@ -237,56 +237,21 @@ def give_birth(
     pid, pidfd = clone.clone3(request["flags"] | clone.CLONE_PARENT)
     if pid == 0:
         become_container(request, report_fd, stdio, parent)
+    try:
+        announce(births, request, pid, pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def announce(births: socket.socket, request: Request, pid: int, pidfd: int) -> None:
+    """Tell the shim of a child that was cloned on its behalf."""
     birth = {"id": request["id"], "pid": pid, "pid_namespace": request["pid_namespace"]}
     try:
         protocol.send(births, birth, (pidfd,))
     except OSError:  # no descriptor may be in flight: the shim has to look for it by its number
         protocol.send(births, birth)
-    finally:
-        os.close(pidfd)
 
 
-def become_template(
-    request: Request, report_fd: int, requests: socket.socket, births: socket.socket, parent: int
-) -> None:
-    """Build what all replicas share, then clone one for each request until the socket closes.
-
-    A request is `{"id", "values"}` with the replica's report socket and stdio. Never returns."""
-    report = socket.socket(fileno=report_fd)
-    try:
-        process.die_with(parent)
-        state = steps.State({})
-        state.report = report
-        steps.run(state, request["shared"])
-        report.close()
-        while _replicate(request, requests, births, parent):
-            pass
-    except steps.StepError as error:
-        _tell(report, error)
-    except OSError:
-        os._exit(_LAUNCH_FAILED)
-    os._exit(0)
-
-
-def _replicate(request: Request, requests: socket.socket, births: socket.socket, parent: int) -> bool:
-    """One replica; False when no more are asked for."""
-    try:
-        received = protocol.receive(requests)
-    except protocol.Truncated as cut:
-        _refuse(births, cut.id, "recvmsg", cut.errno or errno.EMFILE)
-        return True
-    if received is None:
-        return False
-    replica, fds = received
-    try:
-        give_birth({**request, **replica}, fds[0], fds[1:], births, parent)
-    except OSError as error:
-        _refuse(births, replica["id"], "clone3", error.errno or errno.EIO)
-    for fd in fds:
-        os.close(fd)
-    return True
-
-
-def _refuse(births: socket.socket, name: str, call: str, number: int) -> None:
+def refuse(births: socket.socket, name: str, call: str, number: int) -> None:
     """Tell, by way of the shim, that a request made no process."""
     protocol.send(births, {"id": name, "refused": call, "errno": number})

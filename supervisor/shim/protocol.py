@@ -59,13 +59,12 @@ def _sendmsg(sock: socket.socket, data: bytes, fds: tuple[int, ...]) -> None:
     sock.sendmsg([data], rights)
 
 
-def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
-    """The next message and its descriptors, None at the end.
+def receive(sock: socket.socket, *, wait: bool = True) -> tuple[Message, list[int]] | None:
+    """The next message and its descriptors, None at the end. Without `wait` it never blocks.
 
     Raises BlockingIOError, Truncated, OSError."""
-    data, ancillary, flags, _ = sock.recvmsg(
-        _INLINE + 1, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
-    )
+    how = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+    data, ancillary, flags, _ = sock.recvmsg(_INLINE + 1, socket.CMSG_SPACE(_MAX_FDS * 4), how)
     fds = array.array("i")
     for level, kind, rights in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

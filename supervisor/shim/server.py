@@ -20,7 +20,7 @@ import time
 from typing import Any, NamedTuple
 
 from supervisor.linux import clone, process
-from supervisor.shim import child, protocol
+from supervisor.shim import ENVIRONMENT, child, protocol, template
 
 Request = dict[str, Any]
 
@@ -137,9 +137,9 @@ class Shim:
         elif kind == "exec":
             child.become_joiner(request, fds[0], fds[1:], self.announce, self.pidfd)
         else:
-            template = {**request, "flags": request["replica_flags"]}
+            replica = {**request, "flags": request["replica_flags"]}
             requests = socket.socket(fileno=fds[1])
-            child.become_template(template, fds[0], requests, self.announce, self.pidfd)
+            template.become_template(replica, fds[0], requests, self.announce, self.pidfd)
 
     def forget_in_child(self) -> None:
         """In a clone: only the request's descriptors, `announce` and the shim's pidfd stay open."""
@@ -292,7 +292,8 @@ def start_supervisor() -> tuple[socket.socket, int]:
         f"import sys; sys.path.insert(0, {root!r}); from supervisor.daemon import main; "
         "raise SystemExit(main())"
     )
-    env = {**os.environ, "SUP_SHIM_FD": str(theirs.fileno())}
+    kept = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    env = {**kept, "SUP_SHIM_FD": str(theirs.fileno())}
     if "SUP_READY_FD" in env:
         os.set_inheritable(int(env["SUP_READY_FD"]), True)
     pid = os.posix_spawn(sys.executable, [sys.executable, "-P", "-c", program], env)
@@ -309,12 +310,20 @@ def raise_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def open_low_descriptors() -> None:
+    """Nothing that a container is given may take the place of 0, 1 or 2."""
+    while (fd := os.open("/dev/null", os.O_RDWR)) < 3:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def main() -> int:
     """The shim's process: with SUP_CONTROL_FD it serves whoever started it, else it starts the
     supervisor."""
     process.set_name(b"sup-shim")
     process.become_subreaper()
     raise_open_files()
+    open_low_descriptors()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     inherited = os.environ.get("SUP_CONTROL_FD")
     if inherited:

@@ -13,14 +13,17 @@ what they do:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from typing import Any
 
 from supervisor.linux import caps, process
 from supervisor.shim import init, steps
+from supervisor.shim.command import Command, first_refusal
 
 Request = dict[str, Any]
+Actions = list[tuple[Any, ...]]
 
 _RESET = (int(signal.SIGPIPE), int(signal.SIGINT), int(signal.SIGXFSZ))  # what Python changed
 _SHARED = frozenset({"umask", "cap_bound", "capset", "no_new_privs", "chdir"})
@@ -28,25 +31,35 @@ _ALL = (1 << 64) - 1
 _MACHINE = os.uname().machine
 
 
-def possible(request: Request, stdio: list[int]) -> bool:
+def possible(request: Request) -> bool:
     """Whether init may live with all that the workload does to itself."""
-    return (
-        request["pid_namespace"]
-        and min(stdio) > 2
-        and all(step[0] in _SHARED or step[:2] == ["setuser", ""] for step in request["workload"])
+    return request["pid_namespace"] and all(
+        step[0] in _SHARED or step[:2] == ["setuser", ""] for step in request["workload"]
     )
 
 
-def prepare(state: steps.State, request: Request) -> None:
-    """Run the workload's steps in PID 1. Raises StepError."""
+def prepare(state: steps.State, request: Request, *, template: bool = False) -> None:
+    """Run the workload's steps in PID 1, or in the template that it is cloned from: that one cannot
+    go to a directory which the replica has of its own. Raises StepError."""
     for index, step in enumerate(request["workload"], len(request["own"])):
         if step[0] == "capset":
             caps.set_sets(_MACHINE, _ALL)  # inheritable must be empty
-        else:
+        elif not (template and _is_left(step)):
             steps.run(state, [step], index)
 
 
-def place(stdio: list[int], terminal: bytes) -> list[tuple[Any, ...]]:
+def finish(request: Request) -> None:
+    """Run in PID 1 what the template left. Raises StepError."""
+    for index, step in enumerate(request["workload"], len(request["own"])):
+        if _is_left(step):
+            steps.run(steps.State({}), [step], index)
+
+
+def _is_left(step: steps.Step) -> bool:
+    return bool(step[0] == "chdir" and step[1] != "/")
+
+
+def place(stdio: list[int], terminal: bytes) -> Actions:
     """What the child does with its descriptors: a terminal is opened anew, to make it its own."""
     if not terminal:
         return [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(stdio)]
@@ -65,11 +78,30 @@ def terminal_path(slave: int, ptmx: str) -> bytes | None:
     return path if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) else None
 
 
-def spawn(path: str, argv: list[str], env: dict[str, str], actions: list[tuple[Any, ...]]) -> int:
-    """The pid of `path`, which runs in a session of its own. Raises OSError, ValueError."""
-    return os.posix_spawn(
-        path, argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET
-    )
+def run(command: Command, actions: Actions, first: int = 0) -> None:
+    """Make the workload, in a session of its own, and be its init. Raises StepError."""
+
+    def attempt(candidate: str) -> None:
+        if not first:
+            os.stat(candidate)  # cheaper than a clone that finds nothing
+        workload = os.posix_spawn(
+            candidate,
+            command.argv,
+            command.env,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_RESET,
+        )
+        be_init(workload)
+
+    raise first_refusal(command, attempt, first)
+
+
+def rehearse() -> None:
+    """Fail once here, so that no clone has to set up what a first call sets up."""
+    with contextlib.suppress(steps.StepError):
+        run(Command(["", ""], ["-"], {}, 0), place([], b"/dev/null"), first=1)
 
 
 def be_init(workload: int) -> None:

@@ -126,7 +126,7 @@ def test_what_runs_stays(
         await sup.down()
         await traces.assert_none()
 
-    run_faulty(sup_root, body)
+    run_faulty(sup_root, body, batch=1)
 
 
 @pytest.mark.parametrize("n", [None, FLEET])
