@@ -52,6 +52,8 @@ def become_container(request: Request, report_fd: int, stdio: list[int], parent:
 
 def split(own: list[steps.Step]) -> tuple[list[steps.Step], list[steps.Step]]:
     """The steps that must be PID 1's, and those that a template can run for it."""
+    if any(step[:2] == ["mount_below", "proc"] for step in own):
+        return own, []  # its place is in a root that these steps build
     early = [step for step in own if step[:2] == ["mount", "proc"]]
     return early, [step for step in own if step not in early]
 
@@ -64,7 +66,9 @@ def become_replica(
     Where the shim has died before it can be told of that, so has the template, and closed the gate."""
     try:
         process.set_death_signal(signal.SIGKILL)
-        steps.run(steps.State(request["values"]), request["early"])
+        state = steps.State(request["values"])
+        steps.run(state, request["early"])
+        close_directories(state)
         gate.send(b"!")
         if request["ready"] is None:
             _go_on(request, report, stdio, gate, parent)

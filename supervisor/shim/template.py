@@ -81,6 +81,7 @@ class Template:
     ) -> None:
         early, own = child.split(request["own"])
         self.request = {**request, "early": early, "own": own, "ready": None}
+        self.changes_etc = _changes_etc(request["own"])
         self.requests = requests
         self.births = births
         self.parent = parent
@@ -104,7 +105,7 @@ class Template:
     def get_ready(self) -> None:
         """Where init may share what the workload does to itself, it is done here, once for all."""
         request = self.request
-        if request["init"] and spawn.possible(request) and not _changes_etc(request["own"]):
+        if request["init"] and spawn.possible(request) and not self.changes_etc:
             state = steps.State({})
             spawn.prepare(state, request, template=True)
             request["ready"] = command.find(state, request)
