@@ -79,7 +79,10 @@ class Template:
     def __init__(
         self, request: Request, requests: socket.socket, births: socket.socket, parent: int
     ) -> None:
-        early, own = child.split(request["own"])
+        pivoted = any(step[0] == "pivot_root" for step in request["shared"])
+        parts = child.split(request["own"]) if pivoted else None
+        self.builds = parts is not None  # else each replica runs the rest of the plan itself
+        early, own = parts or ([], request["own"])
         self.request = {**request, "early": early, "own": own, "ready": None}
         self.requests = requests
         self.births = births
@@ -96,7 +99,7 @@ class Template:
                 if replica.pid:
                     child.announce(self.births, replica.request, replica.pid, replica.pidfd)
             for replica in batch:
-                if replica.pid:
+                if replica.pid and self.builds:
                     self.build(replica)
                 replica.close()
             libc.setns(self.home, clone.CLONE_NEWNS)
@@ -104,7 +107,8 @@ class Template:
     def get_ready(self) -> None:
         """Where init may share what the workload does to itself, it is done here, once for all."""
         request = self.request
-        if request["init"] and spawn.possible(request) and not _changes_etc(request["own"]):
+        possible = self.builds and request["init"] and spawn.possible(request)
+        if possible and not _changes_etc(request["own"]):
             state = steps.State({})
             spawn.prepare(state, request, template=True)
             request["ready"] = command.find(state, request)
@@ -144,6 +148,8 @@ class Template:
             return
         if pid == 0:
             process.close_ranges(gaps)
+            if not self.builds:
+                child.become_container(request, replica.report.detach(), replica.stdio, self.parent)
             child.become_replica(request, replica.report, replica.stdio, replica.gate, self.parent)
         replica.pid, replica.pidfd = pid, pidfd
         replica.gate.close()  # its end is to be seen
