@@ -171,7 +171,8 @@ class Template:
             child.tell_times(replica.report, replica.request, [started, mounted], master)
             self.let_go(replica, stdio)
         except steps.StepError as error:
-            child.tell(replica.report, error)
+            if not process.has_ended(replica.pidfd):  # else its end is the cause, and told already
+                child.tell(replica.report, error)
         finally:
             for fd in consoles:
                 os.close(fd)
