@@ -49,6 +49,8 @@ class Floor:
 @contextlib.contextmanager
 def open_floor(plan: Plan) -> Iterator[Floor]:
     """The floor of one plan. Raises Unavailable where it cannot be built."""
+    if plan.awaits_ids:
+        raise Unavailable("it does not map ranges of ids, which sup does for an ordinary user")
     compiler = shutil.which("gcc")
     if compiler is None:
         raise Unavailable("there is no gcc")

@@ -43,10 +43,15 @@ def set_death_signal(signum: int) -> None:
 def die_with(parent: int) -> None:
     """Be killed when the parent dies, known by its pidfd `parent`; now, if it is dead."""
     set_death_signal(signal.SIGKILL)
-    poll = select.poll()
-    poll.register(parent, select.POLLIN)
-    if poll.poll(0):
+    if has_ended(parent):
         os._exit(128 + signal.SIGKILL)
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether a process is dead, reaped or not."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def become_subreaper() -> None:

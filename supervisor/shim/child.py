@@ -50,10 +50,11 @@ def become_container(request: Request, report_fd: int, stdio: list[int], parent:
     os._exit(LAUNCH_FAILED)
 
 
-def split(own: list[steps.Step]) -> tuple[list[steps.Step], list[steps.Step]]:
-    """The steps that must be PID 1's, and those that a template can run for it."""
+def split(own: list[steps.Step]) -> tuple[list[steps.Step], list[steps.Step]] | None:
+    """The steps that must be PID 1's, and those that a template can run for it; None where PID 1
+    has to run all of them, as proc goes into what the others have made."""
     if any(step[:2] == ["mount_below", "proc"] for step in own):
-        return own, []  # its place is in a root that these steps build
+        return None
     early = [step for step in own if step[:2] == ["mount", "proc"]]
     return early, [step for step in own if step not in early]
 

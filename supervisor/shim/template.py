@@ -79,7 +79,10 @@ class Template:
     def __init__(
         self, request: Request, requests: socket.socket, births: socket.socket, parent: int
     ) -> None:
-        early, own = child.split(request["own"])
+        pivoted = any(step[0] == "pivot_root" for step in request["shared"])
+        parts = child.split(request["own"]) if pivoted else None
+        self.builds = parts is not None  # else each replica runs the rest of the plan itself
+        early, own = parts or ([], request["own"])
         self.request = {**request, "early": early, "own": own, "ready": None}
         self.changes_etc = _changes_etc(request["own"])
         self.requests = requests
@@ -97,7 +100,7 @@ class Template:
                 if replica.pid:
                     child.announce(self.births, replica.request, replica.pid, replica.pidfd)
             for replica in batch:
-                if replica.pid:
+                if replica.pid and self.builds:
                     self.build(replica)
                 replica.close()
             libc.setns(self.home, clone.CLONE_NEWNS)
@@ -105,7 +108,8 @@ class Template:
     def get_ready(self) -> None:
         """Where init may share what the workload does to itself, it is done here, once for all."""
         request = self.request
-        if request["init"] and spawn.possible(request) and not self.changes_etc:
+        possible = self.builds and request["init"] and spawn.possible(request)
+        if possible and not _changes_etc(request["own"]):
             state = steps.State({})
             spawn.prepare(state, request, template=True)
             request["ready"] = command.find(state, request)
@@ -145,6 +149,8 @@ class Template:
             return
         if pid == 0:
             process.close_ranges(gaps)
+            if not self.builds:
+                child.become_container(request, replica.report.detach(), replica.stdio, self.parent)
             child.become_replica(request, replica.report, replica.stdio, replica.gate, self.parent)
         replica.pid, replica.pidfd = pid, pidfd
         replica.gate.close()  # its end is to be seen
@@ -166,7 +172,8 @@ class Template:
             child.tell_times(replica.report, replica.request, [started, mounted], master)
             self.let_go(replica, stdio)
         except steps.StepError as error:
-            child.tell(replica.report, error)
+            if not process.has_ended(replica.pidfd):  # else its end is the cause, and told already
+                child.tell(replica.report, error)
         finally:
             for fd in consoles:
                 os.close(fd)

@@ -44,7 +44,7 @@ def test_a_quick_run_prints_every_measure_beside_its_goal() -> None:
         assert "≤" in line or "≥" in line
 
 
-@pytest.mark.requires("containers", "gcc")
+@pytest.mark.requires("containers", "gcc", "root")
 def test_the_floor_runs_the_plan_of_this_host() -> None:
     results = json.loads(spawn("--json", "fleets"))
     ratios = [each for each in results["figures"] if "C floor" in each["name"]]
