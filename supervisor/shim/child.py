@@ -67,9 +67,7 @@ def become_replica(
     Where the shim has died before it can be told of that, so has the template, and closed the gate."""
     try:
         process.set_death_signal(signal.SIGKILL)
-        state = steps.State(request["values"])
-        steps.run(state, request["early"])
-        close_directories(state)
+        steps.run(steps.State(request["values"]), request["early"])
         gate.send(b"!")
         if request["ready"] is None:
             _go_on(request, report, stdio, gate, parent)

@@ -84,7 +84,6 @@ class Template:
         self.builds = parts is not None  # else each replica runs the rest of the plan itself
         early, own = parts or ([], request["own"])
         self.request = {**request, "early": early, "own": own, "ready": None}
-        self.changes_etc = _changes_etc(request["own"])
         self.requests = requests
         self.births = births
         self.parent = parent
