@@ -102,7 +102,8 @@ class Template:
                 if replica.pid and self.builds:
                     self.build(replica)
                 replica.close()
-            libc.setns(self.home, clone.CLONE_NEWNS)
+            if self.join & clone.CLONE_NEWNS:
+                libc.setns(self.home, clone.CLONE_NEWNS)
 
     def get_ready(self) -> None:
         """Where init may share what the workload does to itself, it is done here, once for all."""
@@ -162,7 +163,8 @@ class Template:
         consoles: list[int] = []
         try:
             started = time.monotonic_ns()
-            child.named(["setns"], libc.setns, replica.pidfd, self.join)
+            if self.join:  # else all that it could enter is shared
+                child.named(["setns"], libc.setns, replica.pidfd, self.join)
             steps.run(state, replica.request["own"])
             mounted = time.monotonic_ns()
             master, stdio = child.open_stdio(replica.request, replica.stdio)
