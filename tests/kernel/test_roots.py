@@ -495,3 +495,23 @@ def test_sys_is_read_only(sup_root: str, root: str) -> None:
     flags = {fields(line)[4]: set(fields(line)[5].split(",")) for line in text.splitlines()}
     assert {"ro", "nosuid", "nodev", "noexec"} <= flags["/sys"]
     assert {"nosuid", "nodev", "noexec"} <= flags["/proc"]
+
+
+@pytest.mark.parametrize("kind", ["host", "own layer", "writable"])
+def test_proc_of_every_replica_is_its_own(sup_root: str, tree: str, kind: str) -> None:
+    rootfs = {"host": "host", "own layer": tree, "writable": f"{tree}:rw"}[kind]
+
+    async def body(sup: Supervisor) -> None:
+        script = "set -- /proc/[0-9]*; read own rest </proc/self/stat; echo $# $own"
+        made = await sup.launch(shell(script, rootfs=rootfs, tty=False), 4)
+        assert [container.error for container in made] == [None] * 4
+        for container in made:
+            await container.wait()
+            with container.console.view() as viewer:
+                chunk = await viewer.receive()
+            assert chunk is not None
+            processes, own = chunk.data.split()
+            assert int(processes) <= 5
+            assert int(own) < 20
+
+    run(sup_root, body)
