@@ -1,14 +1,17 @@
 """What groups tell by themselves: out of memory, no more processes, empty, frozen, pressure.
 
-One descriptor for the event loop, an epoll instance. In it: inotify for v2's *.events and for v1's
-pids.events, an eventfd for each v1 memory group, and pressure files with a trigger.
+One descriptor for the event loop, an epoll instance: in it inotify for v2's *.events, and an
+eventfd for each v1 memory group. A trigger of pressure has one of its own.
 
 Facts:
 * A kernfs file that notifies is told to inotify as IN_MODIFY; to poll(2) as POLLPRI, and as POLLIN
-  all the time.
+  all the time. v1's pids.events does not notify: `look` reads it.
 * v1 tells of memory by an eventfd, registered in cgroup.event_control. It fires before the kernel
-  kills, so oom_kill in memory.oom_control is read again when a process has ended: `look`. It fires
-  for a limit of a group above, too; failcnt tells whose it was. At removal it fires once more.
+  kills, so oom_kill in memory.oom_control is read again when a process has ended: `look`. A limit
+  that is hit fires for its group first and then for all below (failcnt stays 0 on Linux 6.18): it was
+  our own unless a group above has fired as well. At removal it fires once more.
+* Polling a PSI trigger takes its event away. In an epoll instance that is itself polled, the outer
+  one is told and the inner has nothing any more: being readable is the event.
 * A PSI trigger without CAP_SYS_RESOURCE needs a window of whole 2 s. It goes with its descriptor.
 """
 
@@ -25,6 +28,7 @@ import attrs
 
 from supervisor.cgroup import files
 from supervisor.cgroup.group import Group
+from supervisor.cgroup.offer import Offer
 from supervisor.errors import HostLacks, LimitReached, SpecError, SupError
 from supervisor.linux import inotify
 
@@ -92,19 +96,37 @@ class Alert:
 
 @attrs.define
 class _Watched:
-    """What is known of one group. `fds` are those that close with it."""
+    """What is known of one group. `fds` are those that close with it; `fires` is how often v1's
+    eventfd has fired, `above` the watched groups above and `own` what fired for the own limit."""
 
     group: Group
     counts: dict[str, dict[str, int]] = attrs.Factory(dict)
     watches: list[int] = attrs.Factory(list)
     fds: list[int] = attrs.Factory(list)
-    failures: int = 0
+    fires: int = 0
+    above: list[_Watched] = attrs.Factory(list)
+    before: int = 0
+    own: int = 0
+
+    @property
+    def memory(self) -> str:
+        """Its directory in v1's memory hierarchy, or ""."""
+        directory = self.group.directory("memory")
+        return "" if directory == self.group.unified else directory
+
+    def newly_own(self) -> int:
+        """How often its own limit was hit since that was asked last."""
+        own = self.fires - (sum(one.fires for one in self.above) - self.before)
+        new, self.own = max(0, own - self.own), max(own, self.own)
+        return new
 
 
 class Watcher:
-    """Watches groups by their keys. `fileno` is readable when `read` has something to say."""
+    """Watches groups by their keys. `fileno` is readable when `read` has something to say.
 
-    def __init__(self) -> None:
+    The key None is the directory of all groups: its `oom` is that of a limit above them."""
+
+    def __init__(self, offer: Offer) -> None:
         self._keys: dict[Hashable, _Watched] = {}
         self._watches: dict[int, tuple[Hashable, str]] = {}
         self._eventfds: dict[int, tuple[Hashable, str]] = {}
@@ -117,6 +139,11 @@ class Watcher:
             remedy = "sysctl -w fs.inotify.max_user_instances=512"
             raise LimitReached(f"no inotify instance: {error.strerror}", remedy=remedy) from None
         self._epoll.register(self._inotify, select.EPOLLIN)
+        try:
+            self.add(None, Group("", offer, {one.name: one.directory for one in offer.places}))
+        except BaseException:
+            self.close()
+            raise
 
     def fileno(self) -> int:
         """One descriptor for the event loop."""
@@ -126,13 +153,12 @@ class Watcher:
         """Watch all that the group tells without being asked; what is so now is not told."""
         watched = self._keys[key] = _Watched(group)
         try:
-            for path in _told(group):
-                self._watch(key, watched, path)
-            memory = group.directory("memory")
-            if memory and memory != group.unified:
-                self._eventfd(key, watched, f"{memory}/memory.oom_control", "", "")
-                watched.counts[f"{memory}/memory.oom_control"] = _read(f"{memory}/memory.oom_control")
-                watched.failures = _number(f"{memory}/memory.failcnt")
+            for path in _files(group):
+                watched.counts[path] = _read(path)
+                if path.startswith(group.unified or "\0"):
+                    self._watch(key, watched, path)
+            if watched.memory:
+                self._memory(key, watched)
         except OSError as error:
             self.remove(key)
             raise _unwatched(group, error) from None
@@ -140,11 +166,19 @@ class Watcher:
             self.remove(key)
             raise
 
+    def _memory(self, key: Hashable, watched: _Watched) -> None:
+        self._eventfd(key, watched, f"{watched.memory}/memory.oom_control", "", "")
+        watched.above = [
+            one
+            for one in self._keys.values()
+            if one.memory and watched.memory.startswith(one.memory + "/")
+        ]
+        watched.before = sum(one.fires for one in watched.above)
+
     def _watch(self, key: Hashable, watched: _Watched, path: str) -> None:
         watch = inotify.add_watch(self._inotify, path, inotify.IN_MODIFY)
         self._watches[watch] = (key, path)
         watched.watches.append(watch)
-        watched.counts[path] = _read(path)
 
     def _eventfd(self, key: Hashable, watched: _Watched, path: str, argument: str, kind: str) -> None:
         """Have v1 tell of a file. The file may be closed once it is registered."""
@@ -159,32 +193,43 @@ class Watcher:
         self._eventfds[fd] = (key, kind)
         self._epoll.register(fd, select.EPOLLIN)
 
-    def alert(self, key: Hashable, alert: Alert) -> None:
-        """Tell of pressure of a group that is watched."""
+    def alert(self, key: Hashable, alert: Alert) -> int:
+        """Tell of pressure of a group that is watched. Returns the descriptor to wait for: whenever it
+        is readable, ask `alerted`. Or -1, where `read` tells. Stop waiting before `remove`."""
         watched = self._keys[key]
         path = f"{watched.group.unified}/{alert.resource}.pressure"
-        memory = watched.group.directory("memory")
         try:
             if watched.group.unified and os.path.exists(path):
-                self._trigger(key, watched, path, alert)
-            elif alert.resource == "memory" and memory:
+                return self._trigger(key, watched, path, alert)
+            if alert.resource == "memory" and watched.memory:
                 level = "critical" if alert.which == "full" else "medium"
-                self._eventfd(key, watched, f"{memory}/memory.pressure_level", level, alert.text)
-            else:
-                remedy = "start the kernel with psi=1, and mount cgroup2"
-                raise HostLacks(
-                    f"alert {alert.text}: there is no {alert.resource}.pressure", remedy=remedy
-                )
+                file = f"{watched.memory}/memory.pressure_level"
+                self._eventfd(key, watched, file, level, alert.text)
+                return -1
         except OSError as error:
             remedy = "give a window of 2s, 4s, 6s, 8s or 10s: others are for CAP_SYS_RESOURCE"
             raise HostLacks(f"alert {alert.text}: {error.strerror}", remedy=remedy) from None
+        remedy = "start the kernel with psi=1, and mount cgroup2"
+        raise HostLacks(f"alert {alert.text}: there is no {alert.resource}.pressure", remedy=remedy)
 
-    def _trigger(self, key: Hashable, watched: _Watched, path: str, alert: Alert) -> None:
+    def _trigger(self, key: Hashable, watched: _Watched, path: str, alert: Alert) -> int:
         fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         watched.fds.append(fd)
-        os.write(fd, f"{alert.which} {alert.stall_us} {alert.window_us}\0".encode())
-        self._alerts[fd] = (key, alert.text)
-        self._epoll.register(fd, select.EPOLLPRI)
+        os.write(fd, f"{alert.which} {alert.stall_us} {alert.window_us}".encode())
+        epoll = select.epoll()
+        # The number must outlive the object, which would close it.
+        outer = os.dup(epoll.fileno())
+        watched.fds.append(outer)
+        epoll.register(fd, select.EPOLLPRI)
+        epoll.close()
+        self._alerts[outer] = (key, alert.text)
+        return outer
+
+    def alerted(self, fd: int) -> list[Event]:
+        """The event of a descriptor of `alert` that is readable; nothing once its group has gone."""
+        key, text = self._alerts.get(fd, (None, ""))
+        there = key in self._keys and os.path.isdir(self._keys[key].group.unified)
+        return [Event(key, text, 1, 1)] if there and text else []
 
     def remove(self, key: Hashable) -> None:
         """Forget a group, before or after it has gone."""
@@ -203,13 +248,11 @@ class Watcher:
     def read(self) -> list[Event]:
         """What has happened; never waits."""
         found: list[Event] = []
-        for fd, mask in self._epoll.poll(0):
+        for fd, _ in self._epoll.poll(0):
             if fd == self._inotify:
                 for watch in inotify.decode(_drained(fd)):
                     if watch in self._watches:
                         found += self._changed(*self._watches[watch])
-            elif fd in self._alerts:
-                found += self._alerted(fd, mask)
             elif fd in self._eventfds:
                 found += self._fired(fd)
         return found
@@ -230,26 +273,16 @@ class Watcher:
         before, watched.counts[path] = watched.counts[path], after
         return [Event(key, *one) for one in changes(os.path.basename(path), before, after)]
 
-    def _alerted(self, fd: int, mask: int) -> list[Event]:
-        if mask & select.EPOLLERR:  # its group has gone
-            self._epoll.unregister(fd)
-            return []
-        key, text = self._alerts[fd]
-        return [Event(key, text, 1, 1)]
-
     def _fired(self, fd: int) -> list[Event]:
         key, kind = self._eventfds[fd]
-        times = os.eventfd_read(fd)
+        watched, times = self._keys[key], os.eventfd_read(fd)
         if kind:
             return [Event(key, kind, times, times)]
-        watched = self._keys[key]
-        try:
-            failures = _number(f"{watched.group.directory('memory')}/memory.failcnt")
-        except OSError:  # the last one: the group was removed
+        if not os.path.isdir(watched.memory):  # the last one: the group was removed
             return []
-        grown, watched.failures = failures - watched.failures, failures
-        own = [Event(key, "oom", times, times)] if grown > 0 else []
-        return own + self.look(key)
+        watched.fires += times
+        own = watched.newly_own()
+        return [Event(key, "oom", watched.own, own)] * bool(own) + self.look(key)
 
     def close(self) -> None:
         """Forget all."""
@@ -259,21 +292,17 @@ class Watcher:
         self._epoll.close()
 
 
-def _told(group: Group) -> Iterator[str]:
-    """The files of a group that inotify tells of."""
+def _files(group: Group) -> Iterator[str]:
+    """The files of a group that tell."""
     for directory in group.directories.values():
         for file in _KINDS:
             path = f"{directory}/{file}"
-            if file != "memory.oom_control" and os.path.exists(path):
+            if os.path.exists(path):
                 yield path
 
 
 def _read(path: str) -> dict[str, int]:
     return flat(files.read(path))
-
-
-def _number(path: str) -> int:
-    return int(files.read(path))
 
 
 def _drained(fd: int) -> bytes:
